@@ -1,0 +1,199 @@
+"""Event streams: server-sent events (HTML standard, section 9.2), as FastAPI writes them, keep-alive comments included."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from service.api import headers as fields
+from service.api.auth import Reads
+from service.api.deps import RootPath
+from service.api.filters import LABELS, Filters, require_known
+from service.api.openapi import events_response, problems
+from service.api.reply import job_bytes, job_document, json_bytes
+from service.errors import TooManyStreams
+from service.intake import Intake
+from service.jobs.model import Job, JobStatus
+from service.jobs.status import ENDS, PROGRESS
+from service.jobs.store import JobQuery, Position
+from service.streams import Event, Heard, events_of, events_of_all, is_over
+
+router = APIRouter(tags=["events"])
+_RETRY: Final = 3000  #: milliseconds after which a browser comes back
+_NOTHING: Final = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", description="The id of the last event that was seen; those after it follow."),
+]
+
+
+async def _of_job(
+    job_id: str, request: Request, response: Response, intake: Reads, last_event_id: LastEventId = None
+) -> AsyncIterator[AsyncIterator[Event]]:
+    """Open the stream of a job before its answer begins: what must be refused is refused in full."""
+    job = await intake.get(job_id)
+    last = int(last_event_id) if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 10 else None
+    if is_over(job, last):
+        response.status_code = 204  # which ends a browser's coming back
+        yield _none()
+        return
+    with _place(intake), intake.watch.follow(job) as follower:
+        yield events_of(follower, last=last, seconds=_granted(request, response, intake))
+
+
+async def _of_all(
+    request: Request, response: Response, intake: Reads, filters: Filters, last_event_id: LastEventId = None
+) -> AsyncIterator[AsyncIterator[Heard]]:
+    """Open the stream of all jobs."""
+    require_known(request)
+    query = JobQuery(**filters, owner=intake.by.only)
+    last = Position.parse(last_event_id) if last_event_id else None
+    with _place(intake), intake.watch.listen() as feed:
+        yield events_of_all(feed, query, last=last, seconds=_granted(request, response, intake))
+
+
+@contextmanager
+def _place(intake: Intake) -> Iterator[None]:
+    with intake.watch.streams.take() as taken:
+        if not taken:
+            raise TooManyStreams(
+                "All event streams of this process are taken.",
+                hint="Wait for the job in requests with Prefer: wait, or try again later.",
+                retry_after=10,
+            )
+        yield
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    operation_id="followJob",
+    summary="Follow a job",
+    response_class=EventSourceResponse,
+    responses={
+        200: events_response(),
+        204: {"description": "The job is done, and that was seen."},
+        **problems(404, 410, 503),
+    },
+)
+async def job_events(
+    events: Annotated[AsyncIterator[Event], Depends(_of_job)], root_path: RootPath
+) -> AsyncIterator[ServerSentEvent]:
+    """Stream the job: where it stands at first, then each change, until it is done.
+
+    `job.queued`, `job.started`, `job.succeeded`, `job.failed` and `job.canceled` tell a change of the status and have an id;
+    `job.changed` tells one of the steps, `job.progress` that one of them has got further. With `Last-Event-ID` no change of the
+    status is missed or told twice. `Prefer: wait=N` ends the stream after N seconds.
+    """
+    retry: int | None = _RETRY
+    async for event in events:
+        yield _sent(event, root_path, retry)
+        retry = None
+
+
+@router.head("/v1/jobs/{job_id}/events", include_in_schema=False)
+async def job_events_head(job_id: str, intake: Reads) -> Response:
+    """Say whether there is such a stream."""
+    await intake.get(job_id)
+    return Response(headers=_NOTHING)
+
+
+@router.get(
+    "/v1/events",
+    operation_id="followJobs",
+    summary="Follow all jobs",
+    response_class=EventSourceResponse,
+    responses={200: events_response(), **problems(422, 503)},
+    openapi_extra=LABELS,
+)
+async def all_events(
+    heard: Annotated[AsyncIterator[Heard], Depends(_of_all)], root_path: RootPath
+) -> AsyncIterator[ServerSentEvent]:
+    """Stream the changes of the status of all jobs that match the filters, which are those of the list.
+
+    It begins with `ready`: from then on nothing is missed, and what was before, `GET /v1/jobs` tells. With `Last-Event-ID` it goes
+    on after that event instead. `ready` comes again when the thread was lost, for example after a reboot.
+    """
+    retry: int | None = _RETRY
+    async for one in heard:
+        if one.event:
+            yield _sent(one.event, root_path, retry, position=one.position)
+        elif one.ready:
+            yield ServerSentEvent(event="ready", raw_data="{}", id=str(one.position), retry=retry)
+        else:
+            yield ServerSentEvent(id=str(one.position))
+        retry = None
+
+
+@router.head("/v1/events", include_in_schema=False)
+async def all_events_head(request: Request, _: Reads, __: Filters) -> Response:
+    """Say that there is such a stream."""
+    require_known(request)
+    return Response(headers=_NOTHING)
+
+
+async def _none() -> AsyncIterator[Event]:
+    events: tuple[Event, ...] = ()
+    for event in events:
+        yield event
+
+
+def _granted(request: Request, response: Response, intake: Intake) -> float:
+    """Return how many seconds a stream may last: as long as the client prefers, within what the settings allow."""
+    longest = int(intake.services.settings.max_stream.total_seconds())
+    wanted = fields.preferred_wait(request.headers)
+    if wanted is None:
+        return longest
+    response.headers["Preference-Applied"] = f"wait={min(wanted, longest)}"
+    return min(wanted, longest)
+
+
+def _sent(event: Event, root_path: str, retry: int | None, *, position: Position | None = None) -> ServerSentEvent:
+    """Return an event as it is written: a line for people, and JSON in one line."""
+    move = str(event.move.version) if event.move else None
+    words = f"{event.job.id} {event.job.file.name}: {_words(event)}" if position else _words(event)
+    return ServerSentEvent(
+        event=event.name,
+        id=str(position) if position else move,
+        raw_data=_data(event, root_path).decode().rstrip("\n"),
+        retry=retry,
+        comment=words,
+    )
+
+
+def _data(event: Event, root_path: str) -> bytes:
+    job = event.job
+    if event.move and event.passed:
+        passed = event.move.model_dump(mode="json") | {"done": event.move.status in ENDS}
+        return json_bytes({"id": job.id, **passed})
+    if event.name != PROGRESS:
+        return job_bytes(job, root_path)
+    document = job_document(job, root_path)
+    kept = {name: document[name] for name in ("id", "status", "version", "attempt", "progress")}
+    running = (step for step in document["steps"] if step["progress"] is not None)
+    steps = [{name: step[name] for name in ("name", "status", "progress")} for step in running]
+    return json_bytes({**kept, "steps": steps})
+
+
+def _words(event: Event) -> str:
+    if event.move and event.passed:
+        return str(event.move.status)
+    return _where(event.job)
+
+
+def _where(job: Job) -> str:
+    progress = job.progress
+    words = [str(job.status)]
+    if job.status is JobStatus.RUNNING and progress.step:
+        words.append(f"step {progress.done + 1} of {progress.total}: {progress.step}")
+        step = next(step for step in job.steps if step.name == progress.step)
+        if step.progress:
+            total = "" if step.progress.total is None else f" of {step.progress.total:g}"
+            words.append(f"{step.progress.done:g}{total} {step.progress.unit or ''}".rstrip())
+    if job.error:
+        words.append(job.error.detail)
+    return ", ".join(words)

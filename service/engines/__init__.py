@@ -1,0 +1,1 @@
+"""The port to what gets jobs run, and the engines."""

@@ -1,0 +1,1 @@
+"""Running attempts: the supervisor, the processes, and what they may use."""

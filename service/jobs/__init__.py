@@ -1,0 +1,1 @@
+"""Jobs: the value, the port to their records, and the stores."""

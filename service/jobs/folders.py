@@ -1,0 +1,45 @@
+"""Where a job lives on disk: dated folders, so that no folder grows without end and the newest are found without a list."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.ids import created_at, is_id
+
+
+def job_folder(root: Path, job_id: str) -> Path:
+    """Return ``<root>/jobs/<yyyy>/<mm>/<dd>/<id>`` with the date of the id, in UTC."""
+    return root / "jobs" / created_at(job_id).strftime("%Y/%m/%d") / job_id
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Yield the ids of all job folders, newest first."""
+    return _descend(root / "jobs", 3)
+
+
+def ids_in(folder: Path) -> Iterator[str]:
+    """Yield the names in a folder that are ids, in no order."""
+    return filter(is_id, os.listdir(folder))  # noqa: PTH208 - names are all that is needed, and there may be 100,000
+
+
+def _descend(folder: Path, levels: int) -> Iterator[str]:
+    try:
+        names = sorted(os.listdir(folder), reverse=True)  # noqa: PTH208 - as above
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        if levels:
+            yield from _descend(folder / name, levels - 1)
+        elif is_id(name):
+            yield name
+
+
+def mark_of(path: Path) -> tuple[int, int] | None:
+    """Return what changes when another file takes this name: each version of a record is a new file."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - called by the thousand, and twice as quick
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -1,0 +1,52 @@
+"""The lease of an attempt on one machine: a flock that its processes inherit and the kernel frees when the last of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from service.durable import is_locked, open_lock
+from service.jobs.model import Job
+
+
+class FileLease:
+    """The held flock of a job's ``lease`` file. Raises BlockingIOError at construction when somebody holds it."""
+
+    job: Job
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor: int | None = open_lock(path, wait=False)
+
+    def fileno(self) -> int | None:
+        """Return the descriptor whose copies in other processes keep the lease."""
+        return self._descriptor
+
+    def release(self) -> None:
+        """Close the descriptor; processes that inherited it keep the lease."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def evict(path: Path) -> int:
+    """Kill the other processes that keep the lease ``path``, and return how many there were. Needs Linux's /proc."""
+    if not is_locked(path):
+        return 0
+    killed, target = 0, path.stat()
+    for process in Path("/proc").glob("[0-9]*/fd"):
+        if int(process.parent.name) == os.getpid():
+            continue
+        with suppress(OSError):
+            if any(_is(descriptor, target) for descriptor in process.iterdir()):
+                os.kill(int(process.parent.name), signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+def _is(descriptor: Path, target: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(descriptor.stat(), target)
+    except OSError:
+        return False

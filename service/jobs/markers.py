@@ -1,0 +1,92 @@
+"""Empty files that say something of a job by being there: in ``pending/``, ``quarantine/``, ``outbox/`` and ``deadletters/``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from service import faults
+from service.durable import Disk
+from service.jobs.folders import ids_in
+from service.jobs.model import Job
+from service.jobs.notices import has_dead, is_open
+
+log = structlog.get_logger(__name__)
+
+
+class Markers:
+    """The markers of one kind. ``set`` returns when the marker is on disk; what is taken away may be back after a power cut."""
+
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        self.folder = folder
+        self._disk = disk
+        disk.make_folders(folder)
+
+    def __contains__(self, job_id: str) -> bool:
+        return (self.folder / job_id).exists()
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the ids of the jobs that have one, in any order."""
+        return ids_in(self.folder)
+
+    def set(self, job_id: str, hint: str | None = None) -> None:
+        """Make the marker. The hint, ASCII, is not synced and may be lost, like all hints."""
+        marker = self.folder / job_id
+        if hint:
+            marker.write_text(hint, encoding="ascii")
+        else:
+            marker.touch()
+        self._disk.sync_folder(self.folder)
+
+    def hint(self, job_id: str) -> str:
+        """Return the hint, empty for none."""
+        try:
+            return (self.folder / job_id).read_text(encoding="ascii", errors="replace")[:64]
+        except OSError:
+            return ""
+
+    def remove(self, job_id: str) -> None:
+        """Take the marker away; it need not be there."""
+        (self.folder / job_id).unlink(missing_ok=True)
+
+
+class DeliveryMarkers:
+    """Where jobs are found of which something is to be sent (``outbox/<id>``), or was given up (``deadletters/<id>``).
+
+    Both say again what the record says. A marker in ``outbox/`` is there before the one in ``pending/`` goes, or before the change
+    of a job that has none, so whoever reads both finds every job with something to send.
+    """
+
+    def __init__(self, root: Path, disk: Disk) -> None:
+        self.waiting = Markers(root / "outbox", disk)
+        self.dead = Markers(root / "deadletters", disk)
+
+    def put(self, job: Job) -> bool:
+        """Let the markers of a job agree with its record; False when that did not work. Without notices it costs nothing."""
+        if not job.notices:
+            return True
+        try:
+            for markers, wanted in ((self.dead, has_dead(job)), (self.waiting, is_open(job))):
+                if not wanted:
+                    markers.remove(job.id)
+                elif job.id not in markers:
+                    markers.set(job.id)
+                    faults.reach("notice.marked")
+        except OSError as error:
+            log.error(
+                "a marker of something to send cannot be written; it is tried again", job_id=job.id, error=str(error)
+            )
+            return False
+        return True
+
+    def announce(self, job: Job, after: Job) -> None:
+        """Make the marker of a job that has none in ``pending/`` before a change that gives it something to send."""
+        if after.notices and job.done and is_open(after) and not is_open(job):
+            self.waiting.set(job.id)
+
+    def drop(self, job_id: str) -> None:
+        """Take away what there is of a job without a record."""
+        self.waiting.remove(job_id)
+        self.dead.remove(job_id)

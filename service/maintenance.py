@@ -1,0 +1,124 @@
+"""Housekeeping: what has expired goes, what a crash left is swept, and what is wrong is found and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from service.errors import Conflict, IntakeError, NotFound
+from service.jobs.model import Job
+from service.jobs.notices import is_open
+from service.jobs.store import JobStore
+from service.storage.base import Storage
+
+if TYPE_CHECKING:
+    from service.wiring import Services
+
+log = structlog.get_logger(__name__)
+_BATCH: Final = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What a collection removed, or would remove."""
+
+    expired: int  #: jobs
+    swept: int  #: leftovers of crashed uploads, old keys and tombstones
+    bytes: int  #: freed on disk
+
+
+def collect(
+    services: Services,
+    *,
+    now: datetime | None = None,
+    dry_run: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Collected:
+    """Delete what has expired by ``now`` and sweep leftovers, until ``stopped``; with ``dry_run`` only count the expired."""
+    store, storage, now = services.store, services.storage, now or services.clock()
+    if dry_run:
+        return Collected(expired=sum(1 for _ in _expired(store, now)), swept=0, bytes=0)
+    for job_id in list(store.quarantined()):
+        store.restore(job_id)  # somebody has mended it, or this version reads what an older one could not
+    expired = delete_expired(store, storage, now, stopped)
+    swept = sweep_uploads(store, storage) + store.sweep(now)
+    return Collected(expired=expired, swept=swept, bytes=storage.sweep(now))
+
+
+def delete_expired(
+    store: JobStore, storage: Storage, now: datetime, stopped: Callable[[], bool] = lambda: False
+) -> int:
+    """Delete the jobs whose time has come, until ``stopped``, leaving tombstones; return how many."""
+
+    def check(job: Job) -> None:
+        if not job.done or job.expires_at is None or job.expires_at > now:
+            raise Conflict("The job has not expired.")
+        if is_open(job):  # at most for the days that are tried
+            raise Conflict("Something of the job is still to be sent.")
+
+    count, kept = 0, set[str]()
+    while batch := [job_id for job_id in store.expired(now, _BATCH + len(kept)) if job_id not in kept]:
+        for job_id in batch:
+            if stopped():
+                return count
+            try:
+                delete_job(store, storage, job_id, check, tombstone=True)
+                count += 1
+            except (Conflict, NotFound):
+                store.settle(job_id)  # its row was stale, or it has something to send
+                kept.add(job_id)
+            except (IntakeError, OSError) as error:
+                log.error("an expired job cannot be deleted", job_id=job_id, error=str(error))
+                kept.add(job_id)
+    return count
+
+
+def delete_job(
+    store: JobStore, storage: Storage, job_id: str, check: Callable[[Job], None], *, tombstone: bool = False
+) -> None:
+    """Delete record and bytes of a job if ``check`` does not raise: first the record, which is the commit point."""
+    store.delete(job_id, check, tombstone=tombstone)
+    storage.delete(job_id)
+    store.forget(job_id)
+
+
+def sweep_uploads(store: JobStore, storage: Storage) -> int:
+    """Remove what uploads left whose process died before their record was committed; return how many."""
+    swept = 0
+    for job_id in list(storage.leftovers()):
+        try:
+            swept += sweep_job(store, storage, job_id)
+        except OSError as error:
+            log.error("a leftover cannot be removed", job_id=job_id, error=str(error))
+    return swept
+
+
+def sweep_job(store: JobStore, storage: Storage, job_id: str) -> bool:
+    """Remove the bytes of a job that has no record and whose upload is not alive; return whether there was something."""
+    if storage.is_receiving(job_id):
+        return False
+    if store.settle(job_id):  # looked at after the upload has ended: nothing can commit it any more
+        storage.tidy(job_id)
+        return False
+    if storage.is_closed(job_id) and not store.is_deleted(job_id):
+        log.error("the record of an accepted file is lost; the job is set aside and its file kept", job_id=job_id)
+        store.set_aside(job_id)
+        return False
+    log.info("a crashed upload is swept", job_id=job_id)
+    storage.delete(job_id)
+    store.forget(job_id)
+    return True
+
+
+def _expired(store: JobStore, now: datetime) -> Iterator[str]:
+    for job_id in store.expired(now, 10**9):
+        try:
+            job = store.get(job_id)
+        except IntakeError:
+            continue
+        if job.expires_at and job.expires_at <= now:
+            yield job_id

@@ -1,0 +1,1 @@
+"""The port to the bytes, and the storages."""

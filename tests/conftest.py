@@ -1,0 +1,62 @@
+"""What all tests share: the settings of the person who runs them do not count, and a few fixtures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from service.jobs.postgres.schema import migrate
+from tests.needs import need
+from tests.postgres import PostgresServer, running
+from tests.waiting import find_free_port
+
+EXPLORE = bool(os.environ.get("INTAKE_TEST_EXPLORE"))  # `make fuzz` tries something new each time; the suite never does
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=not EXPLORE)
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker of ``tests.needs``, and forget the INTAKE_ variables that are not for the tests themselves."""
+    config.addinivalue_line("markers", "needs(*names): programs of tests.needs.NEEDS without which the test cannot run")
+    for name in list(os.environ):
+        if name.startswith("INTAKE_") and not name.startswith("INTAKE_TEST_"):
+            del os.environ[name]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip or fail a test that needs what is missing, before any of its fixtures."""
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            need(name)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run ``@pytest.mark.anyio`` tests on asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Give the PostgreSQL server of this test process; ``template`` is a migrated database on it, to be copied."""
+    with running() as server:
+        server.sql("create database template")
+        migrate(server.url("template"))
+        yield server
+
+
+@pytest.fixture
+def records_url(postgres: PostgresServer) -> Iterator[str]:
+    """Give the URL of a fresh, migrated database, dropped afterwards with whoever still uses it."""
+    name = postgres.create_database("template")
+    yield postgres.url(name)
+    postgres.sql(f"drop database if exists {name} with (force)")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Give a loopback port that was free a moment ago."""
+    return find_free_port()

@@ -1,0 +1,1 @@
+"""Tests of the processors and of what runs them; no server, no database, real files."""

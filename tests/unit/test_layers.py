@@ -1,0 +1,77 @@
+"""What a process loads: attempts carry no web framework, the command line answers before it loads anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from service import testing
+
+WEB = {"fastapi", "starlette", "uvicorn"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the top-level packages and the modules of the service that ``code`` loads in a fresh interpreter."""
+    ending = "\nimport sys; print('\\n'.join(sys.modules))"
+    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    command = [sys.executable, "-c", code + ending]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=unmeasured)
+    names = result.stdout.splitlines()
+    return {name.partition(".")[0] for name in names} | {name for name in names if name.startswith("service.")}
+
+
+@pytest.mark.parametrize("module", ["service.execution.zygote", "service.execution.child"])
+def test_an_attempt_loads_no_web_framework_and_no_settings(module):
+    loaded = loaded_by(f"import {module}")
+
+    assert module in loaded
+    assert loaded.isdisjoint(WEB | {"uvloop", "httptools", "typer", "rich", "pydantic_settings", "sqlite3"})
+    assert loaded.isdisjoint({"service.settings", "service.wiring", "service.api", "service.jobs.file_store"})
+
+
+def test_a_supervisor_loads_no_web_framework():
+    assert loaded_by("import service.execution.supervisor").isdisjoint(WEB)
+
+
+def test_the_doubles_load_no_web_framework():
+    assert loaded_by("import service.wiring").isdisjoint(WEB)
+
+
+def test_a_client_loads_nothing_of_the_service_it_talks_to():
+    loaded = loaded_by("import service.client")
+
+    assert loaded.isdisjoint(WEB | {"PIL", "aiofiles", "pydantic_settings"})
+    assert not any(name.startswith(("service.jobs", "service.storage", "service.api")) for name in loaded)
+
+
+def test_the_tests_of_others_load_a_double_when_they_ask_for_it():
+    cheap = loaded_by("import service.testing")
+    asked = loaded_by("from service.testing import MemoryJobStore; MemoryJobStore()")
+
+    assert {name for name in cheap if name.startswith("service.")} == {"service.testing"}
+    assert "service.jobs.memory_store" in asked
+
+
+def test_every_double_can_be_had_from_one_place():
+    assert [getattr(testing, name).__name__ for name in testing._DOUBLES] == list(testing._DOUBLES)
+    with pytest.raises(ImportError):
+        from service.testing import MemoryEngine  # noqa: F401
+
+
+def test_help_is_answered_before_anything_is_loaded():
+    help_page = """if True:
+        import contextlib, io, sys
+        sys.argv = ["intake", "--help"]
+        from service.cli import main
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as page:
+            main()
+        assert "serve" in page.getvalue()
+    """
+    loaded = loaded_by(help_page)
+
+    assert loaded.isdisjoint(WEB | {"pydantic", "httpx", "PIL", "sqlite3", "structlog", "anyio", "asyncio"})
+    own = {name for name in loaded if name.startswith("service.") and not name.startswith("service.cli")}
+    assert own <= {"service.errors"}
