@@ -18,10 +18,12 @@ import pytest
 NEEDS: Final = {
     "clamd": "clamav-daemon",
     "curl": "curl",
+    "file": "file",
     "gcc": "gcc",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "git": "git",
+    "identify": "imagemagick",
     "nginx": "nginx-light",
     "openssl": "openssl",
     "postgres": "postgresql",
