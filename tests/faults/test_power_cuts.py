@@ -103,7 +103,7 @@ class Rig:
         self.disk.mount()
         with self.server:
             pending = self.server.data_dir / "pending"
-            wait_until(lambda: not list(pending.iterdir()), 120, "an empty queue")
+            wait_until(lambda: not list(pending.iterdir()), 120 + len(self.promised), "an empty queue")
             wait_until(lambda: not list((self.server.data_dir / "incoming").iterdir()), 60, "nothing in incoming/")
             broken = [what for job_id in self.promised if (what := self._broken(job_id, ended=True))]
             broken += leftovers(self.server)
@@ -123,7 +123,7 @@ class Rig:
             except httpx.TransportError:
                 return False
 
-        wait_until(answers, 20, "the service")
+        wait_until(answers, 60, "the service")
 
     def _hold_supervisor(self) -> int:
         """Take the supervisor's place, so that none runs."""
