@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from service.errors import IntakeError
@@ -16,6 +17,7 @@ from service.feed import Feed
 from service.jobs.model import Job, StatusChange
 from service.jobs.status import CHANGED, EVENTS, PROGRESS
 from service.jobs.store import JobQuery, Position
+from service.same import Same
 from service.watch import Follower
 
 _MARK_EVERY: Final = 1000  #: changes that did not pass a stream's filters, until their position is told
@@ -45,7 +47,7 @@ class Account:
         moves = [move for move in job.history if move.version > self._last]
         if moves:
             return [Event(name=EVENTS[move.status], job=job, move=move, passed=move is not moves[-1]) for move in moves]
-        if self._shown is None or _plain(self._shown) != _plain(job):
+        if self._shown is None or _differ(Same(self._shown), Same(job)):
             return [Event(name=CHANGED, job=job)]
         return [] if self._shown.version == job.version else [Event(name=PROGRESS, job=job)]
 
@@ -57,6 +59,12 @@ class Account:
 def is_over(job: Job, last: int | None) -> bool:
     """Tell whether whoever has been told ``last`` knows the end of the job."""
     return job.done and last == job.history[-1].version
+
+
+@lru_cache(maxsize=64)
+def _differ(before: Same[Job], after: Same[Job]) -> bool:
+    """Tell whether more than the progress of a job has changed; the same for all who follow it."""
+    return _plain(before.value) != _plain(after.value)
 
 
 def _plain(job: Job) -> Job:

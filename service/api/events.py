@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -17,9 +18,10 @@ from service.api.openapi import events_response, problems
 from service.api.reply import job_bytes, job_document, json_bytes
 from service.errors import TooManyStreams
 from service.intake import Intake
-from service.jobs.model import Job, JobStatus
+from service.jobs.model import Job, JobStatus, StatusChange
 from service.jobs.status import ENDS, PROGRESS
 from service.jobs.store import JobQuery, Position
+from service.same import Same
 from service.streams import Event, Heard, events_of, events_of_all, is_over
 
 router = APIRouter(tags=["events"])
@@ -153,12 +155,25 @@ def _granted(request: Request, response: Response, intake: Intake) -> float:
 
 
 def _sent(event: Event, root_path: str, retry: int | None, *, position: Position | None = None) -> ServerSentEvent:
-    """Return an event as it is written: a line for people, and JSON in one line."""
-    move = str(event.move.version) if event.move else None
+    """Return an event as it is written: a line for people, and JSON in one line. For all who are told it, it is made once."""
+    return _made(Same(event.job), event.name, event.move, event.passed, root_path, retry, position)
+
+
+@lru_cache(maxsize=256)
+def _made(
+    one: Same[Job],
+    name: str,
+    change: StatusChange | None,
+    passed: bool,
+    root_path: str,
+    retry: int | None,
+    position: Position | None,
+) -> ServerSentEvent:
+    event = Event(name=name, job=one.value, move=change, passed=passed)
     words = f"{event.job.id} {event.job.file.name}: {_words(event)}" if position else _words(event)
     return ServerSentEvent(
-        event=event.name,
-        id=str(position) if position else move,
+        event=name,
+        id=str(position) if position else str(change.version) if change else None,
         raw_data=_data(event, root_path).decode().rstrip("\n"),
         retry=retry,
         comment=words,

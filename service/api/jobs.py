@@ -6,8 +6,8 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Coroutine
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Awaitable
+from typing import Annotated, Any, Final, TypeVar, cast
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
@@ -60,7 +60,7 @@ async def get_job(
     else:
         conditional = "if-none-match" in request.headers
         granted = min(seconds, int(intake.services.settings.max_wait.total_seconds()))
-        job, waited = await _while_listening(
+        job, waited = await _while_there(
             request,
             intake.wait(
                 job_id, lambda job: job.done or (conditional and not fields.is_fresh(request.headers, job.tag)), granted
@@ -75,23 +75,30 @@ async def get_job(
     return reply
 
 
-async def _while_listening(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work as long as the client is there. Raises ClientGone."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
+async def _while_there(request: Request, work: Awaitable[T]) -> T:
+    """Await the work as long as the client is there. Raises ClientGone.
+
+    The connection tells (``service.protocol``): reading on until it ends would take a task for each who waits.
+    """
+    left: asyncio.Future[None] | None = request.scope["state"].get("left")
+    if left is None:  # a server that does not tell
+        return await work
+    task, waits = cast("asyncio.Task[T]", asyncio.current_task()), True
+
+    def leave(_: object) -> None:
+        if waits:
+            task.cancel()
+
+    left.add_done_callback(leave)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone("The client left while it was waiting.")
+        return await work
+    except asyncio.CancelledError:
+        if left.done() and not task.uncancel():
+            raise ClientGone("The client left while it was waiting.") from None
+        raise
     finally:
-        for each in (task, gone):
-            each.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        waits = False
+        left.remove_done_callback(leave)
 
 
 @router.head("/v1/jobs", include_in_schema=False)
