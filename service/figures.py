@@ -107,6 +107,16 @@ QUARANTINED: Final = Metric(
     "gauge",
     "Jobs whose records cannot be read.",
 )
+UNDELIVERED: Final = Metric(
+    "intake_deliveries_waiting_jobs",
+    "gauge",
+    "Jobs of whose end somebody is still to be told, by webhook or e-mail.",
+)
+DEAD_LETTERS: Final = Metric(
+    "intake_deliveries_dead_jobs",
+    "gauge",
+    "Jobs of which a webhook or an e-mail was given up, and not replayed since.",
+)
 
 # From the disk and the engine
 FREE: Final = Metric(
@@ -129,6 +139,23 @@ BUILD: Final = Metric(
     "info",
     "Version of the service, in a label; always 1.",
     ("version",),
+)
+
+# Counted by the supervisor
+DELIVERY_TRIES: Final = Metric(
+    "intake_delivery_tries_total",
+    "counter",
+    "Tries to tell somebody of a job's end: delivered, failed and to be tried again, or given up (dead).",
+    ("kind", "outcome"),
+    values=(("email", "webhook"), ("dead", "delivered", "failed")),
+)
+DELIVERY_DELAY: Final = Metric(
+    "intake_delivery_delay_seconds",
+    "histogram",
+    "From a job's end until somebody was told of it.",
+    ("kind",),
+    buckets=(*_LONG, 14400, 43200, 86400, 259200),
+    values=(("email", "webhook"),),
 )
 
 # Counted by the API's processes
@@ -241,6 +268,8 @@ class Figures:
     in_progress: Mapping[JobStatus, int]  #: of those that have not ended
     oldest_due: float | None  #: seconds since the epoch: since when the job that has waited longest could have been run
     quarantined: int
+    undelivered: int  #: of which something waits to be sent
+    dead_letters: int  #: of which something was given up
     sums: Mapping[Key, Sum]
 
 

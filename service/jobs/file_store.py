@@ -252,7 +252,15 @@ class FileJobStore:
     def figures(self, now: datetime) -> Figures:
         in_progress, oldest, sums = self.listing.figures(self.pending(), now)
         quarantined = sum(1 for _ in self._aside)
-        return Figures(in_progress=in_progress, oldest_due=oldest, quarantined=quarantined, sums=sums)
+        waiting, dead = (sum(1 for _ in markers) for markers in (self._deliveries.waiting, self._deliveries.dead))
+        return Figures(
+            in_progress=in_progress,
+            oldest_due=oldest,
+            quarantined=quarantined,
+            undelivered=waiting,
+            dead_letters=dead,
+            sums=sums,
+        )
 
     def quarantined(self) -> Iterator[str]:
         yield from sorted(self._aside)

@@ -232,6 +232,8 @@ class MemoryJobStore:
                 in_progress=in_progress,
                 oldest_due=oldest,
                 quarantined=len(self._quarantine),
+                undelivered=len(self.undelivered()),
+                dead_letters=len(self.dead_letters()),
                 sums=self._tallies.read(),
             )
 

@@ -252,8 +252,18 @@ def test_the_command_line_adds_tests_rotates_replays_and_removes(server, receive
     assert delivered(server, job_id) == ["dead"]
     assert intake(server, "replay", "--dead", "--output", "id").split() == [job_id]
     assert delivered(server, job_id) == ["dead"]  # the endpoint is disabled: it is given up again, at once
+    intake(server, "callback-secret")
     intake(server, "remove", listed["id"])
     assert intake(server, "list", "--output", "id") == ""
+
+    written = (server.data_dir / "audit" / "audit.jsonl").read_text()
+    lines = [line for line in map(json.loads, written.splitlines()) if "user" in line]
+    assert [line["action"].partition(".")[2] for line in lines] == [
+        *("create", "test", "rotate", "test", "replay", "secret", "delete")
+    ]
+    assert {line["endpoint"] for line in lines if "endpoint" in line} == {listed["id"], "cb_anybody"}
+    assert [line["job_id"] for line in lines if line["action"] == "job.replay"] == [job_id]
+    assert "whsec_" not in written
 
 
 @pytest.mark.parametrize(
