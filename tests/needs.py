@@ -24,6 +24,7 @@ NEEDS: Final = {
     "git": "git",
     "nginx": "nginx-light",
     "openssl": "openssl",
+    "postfix": "postfix",
     "postgres": "postgresql",
     "promtool": "prometheus",
     "strace": "strace",

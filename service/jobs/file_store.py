@@ -251,16 +251,8 @@ class FileJobStore:
 
     def figures(self, now: datetime) -> Figures:
         in_progress, oldest, sums = self.listing.figures(self.pending(), now)
-        quarantined = sum(1 for _ in self._aside)
-        waiting, dead = (sum(1 for _ in markers) for markers in (self._deliveries.waiting, self._deliveries.dead))
-        return Figures(
-            in_progress=in_progress,
-            oldest_due=oldest,
-            quarantined=quarantined,
-            undelivered=waiting,
-            dead_letters=dead,
-            sums=sums,
-        )
+        counts = {"quarantined": sum(1 for _ in self._aside), **self._deliveries.numbers()}
+        return Figures(in_progress=in_progress, oldest_due=oldest, sums=sums, **counts)
 
     def quarantined(self) -> Iterator[str]:
         yield from sorted(self._aside)
