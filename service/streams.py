@@ -21,6 +21,7 @@ from service.same import Same
 from service.watch import Follower
 
 _MARK_EVERY: Final = 1000  #: changes that did not pass a stream's filters, until their position is told
+PULSE: Final = 15.0  #: seconds of silence after which a stream shows that it is alive
 PACE: Final = 0.5  #: seconds between two events of progress, at least
 
 
@@ -73,11 +74,15 @@ def _plain(job: Job) -> Job:
     return plain
 
 
-async def events_of(follower: Follower, *, last: int | None, seconds: float) -> AsyncIterator[Event]:
-    """Yield the events of a job, resumed after the id ``last``; ends when the job is done or deleted, or after ``seconds``."""
+async def events_of(follower: Follower, *, last: int | None, seconds: float) -> AsyncIterator[Event | None]:
+    """Yield the events of a job, resumed after the id ``last``; ends when the job is done or deleted, or after ``seconds``.
+
+    None stands for a pulse: nothing has happened for a while.
+    """
     now = asyncio.get_running_loop().time
     job: Job | None = follower.job
     account, until, quiet = Account(follower.job, last), now() + seconds, now()
+    pulse = now() + PULSE
     while job is not None:
         events = account.news(job)
         hurry = any(event.name != PROGRESS for event in events)
@@ -88,15 +93,19 @@ async def events_of(follower: Follower, *, last: int | None, seconds: float) -> 
                 yield event
             if job.done:
                 return
-            wake = until
+            pulse = now() + PULSE if events else pulse
+            wake = min(pulse, until)
         else:
-            wake = min(quiet, until)
+            wake = min(quiet, pulse, until)
         try:
             async with asyncio.timeout_at(wake):
                 job = await follower.next()
         except TimeoutError:
             if now() >= until:
                 return
+            if now() >= pulse:
+                yield None
+                pulse = now() + PULSE
         except IntakeError:  # it was deleted, or its record cannot be read any more
             return
 
@@ -110,10 +119,13 @@ class Heard:
     ready: bool = False
 
 
-async def events_of_all(feed: Feed, query: JobQuery, *, last: Position | None, seconds: float) -> AsyncIterator[Heard]:
+async def events_of_all(
+    feed: Feed, query: JobQuery, *, last: Position | None, seconds: float
+) -> AsyncIterator[Heard | None]:
     """Yield the changes of the status of all jobs that match, resumed after ``last``; ends after ``seconds``.
 
     Begins with ``ready`` when it is not resumed, and says so again when the thread was lost: from there on nothing is missed.
+    None stands for a pulse, as in ``events_of``.
     """
     now = asyncio.get_running_loop().time
     until, position = now() + seconds, last
@@ -123,10 +135,13 @@ async def events_of_all(feed: Feed, query: JobQuery, *, last: Position | None, s
     told = position
     while True:
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(min(until, now() + PULSE)):
                 news = await feed.after(position)
         except TimeoutError:
-            return
+            if now() >= until:
+                return
+            yield None
+            continue
         if not news:
             return
         for one in news:

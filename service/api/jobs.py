@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Awaitable
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
@@ -19,13 +17,13 @@ from service.api.auth import Deletes, Reads, Writes
 from service.api.deps import RootPath
 from service.api.filters import LABELS, Filters, require_known
 from service.api.openapi import accepted, job_response, page_response, problems
+from service.api.presence import while_there
 from service.api.reply import etag_of, job_document, job_reply, json_reply
-from service.errors import BadRequest, ClientGone
+from service.errors import BadRequest
 from service.ids import is_id
 from service.jobs.store import JobQuery
 
 router = APIRouter(tags=["jobs"])
-T = TypeVar("T")
 _MAX_LIMIT: Final = 500
 _IF_MATCH: Final = {
     "parameters": [
@@ -60,8 +58,8 @@ async def get_job(
     else:
         conditional = "if-none-match" in request.headers
         granted = min(seconds, int(intake.services.settings.max_wait.total_seconds()))
-        job, waited = await _while_there(
-            request,
+        job, waited = await while_there(
+            request.scope,
             intake.wait(
                 job_id, lambda job: job.done or (conditional and not fields.is_fresh(request.headers, job.tag)), granted
             ),
@@ -73,32 +71,6 @@ async def get_job(
         kept = {name: value for name, value in reply.headers.items() if name not in ("content-type", "content-length")}
         return Response(status_code=304, headers=kept)
     return reply
-
-
-async def _while_there(request: Request, work: Awaitable[T]) -> T:
-    """Await the work as long as the client is there. Raises ClientGone.
-
-    The connection tells (``service.protocol``): reading on until it ends would take a task for each who waits.
-    """
-    left: asyncio.Future[None] | None = request.scope["state"].get("left")
-    if left is None:  # a server that does not tell
-        return await work
-    task, waits = cast("asyncio.Task[T]", asyncio.current_task()), True
-
-    def leave(_: object) -> None:
-        if waits:
-            task.cancel()
-
-    left.add_done_callback(leave)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if left.done() and not task.uncancel():
-            raise ClientGone("The client left while it was waiting.") from None
-        raise
-    finally:
-        waits = False
-        left.remove_done_callback(leave)
 
 
 @router.head("/v1/jobs", include_in_schema=False)

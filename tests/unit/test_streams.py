@@ -167,7 +167,8 @@ class Rig:
 
     async def collect(self, *, last: int | None = None, seconds: float = 30) -> list[Event]:
         with self.watch.follow(self.store.get(self.job.id)) as follower:
-            return [event async for event in events_of(follower, last=last, seconds=seconds)]
+            told = [event async for event in events_of(follower, last=last, seconds=seconds)]
+            return [event for event in told if event is not None]
 
 
 def test_progress_is_told_at_a_pace_and_the_end_at_once():
