@@ -26,7 +26,7 @@ from service.api import (
     uploads,
     webhooks,
 )
-from service.api.audited import TokenUses
+from service.api.audited import Refusals, TokenUses
 from service.api.guard import Guard
 from service.api.hosts import Hosts
 from service.api.meter import Meter
@@ -83,7 +83,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.intake = Intake(parts)
-    app.state.token_uses = TokenUses()
+    app.state.token_uses, app.state.refusals = TokenUses(), Refusals()
     app.state.draining = Draining(app.state.intake.watch.end)
     app.state.rates = Rates(settings.rate_limit) if settings.rate_limit else None
     problems.install(app)

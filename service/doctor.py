@@ -13,6 +13,7 @@ from service.durable import Disk, free_bytes, is_locked
 from service.errors import IntakeError
 from service.findings import Finding
 from service.fsck import Fsck
+from service.fsck_webhooks import WebhookFsck
 from service.inspection import Inspection
 from service.settings import Settings
 from service.wiring import Services, build, load_catalogue
@@ -56,6 +57,7 @@ def _examine(settings: Settings, services: Services, root: Path) -> Iterator[Fin
 
 def examine(services: Services, *, deep: bool = False, repair: bool = False) -> Iterator[Finding]:
     """Yield what is wrong with records and bytes, wherever the records are; ``deep`` reads all bytes, ``repair`` mends."""
+    yield from WebhookFsck(services, repair=repair).run()
     kind = Fsck if services.settings.records.get_secret_value() == "files" else Inspection
     yield from kind(services, deep=deep, repair=repair).run()
 

@@ -6,16 +6,13 @@ Names follow Prometheus' rules: base units, ``_total`` on counters, labels of fe
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import product
 from threading import Lock
 from typing import Final, Literal, NamedTuple
 
-from service.errors import NotFound, RecordCorrupt
-from service.jobs.model import ENDS, Job, JobStatus, Reason
+from service.jobs.model import ENDS, JobStatus, Reason
 
 
 @dataclass(frozen=True)
@@ -107,6 +104,16 @@ QUARANTINED: Final = Metric(
     "gauge",
     "Jobs whose records cannot be read.",
 )
+UNDELIVERED: Final = Metric(
+    "intake_deliveries_waiting_jobs",
+    "gauge",
+    "Jobs of whose end somebody is still to be told, by webhook or e-mail.",
+)
+DEAD_LETTERS: Final = Metric(
+    "intake_deliveries_dead_jobs",
+    "gauge",
+    "Jobs of which a webhook or an e-mail was given up, and not replayed since.",
+)
 
 # From the disk and the engine
 FREE: Final = Metric(
@@ -129,6 +136,23 @@ BUILD: Final = Metric(
     "info",
     "Version of the service, in a label; always 1.",
     ("version",),
+)
+
+# Counted by the supervisor
+DELIVERY_TRIES: Final = Metric(
+    "intake_delivery_tries_total",
+    "counter",
+    "Tries to tell somebody of a job's end: delivered, failed and to be tried again, or given up (dead).",
+    ("kind", "outcome"),
+    values=(("email", "webhook"), ("dead", "delivered", "failed")),
+)
+DELIVERY_DELAY: Final = Metric(
+    "intake_delivery_delay_seconds",
+    "histogram",
+    "From a job's end until somebody was told of it.",
+    ("kind",),
+    buckets=(*_LONG, 14400, 43200, 86400, 259200),
+    values=(("email", "webhook"),),
 )
 
 # Counted by the API's processes
@@ -241,57 +265,9 @@ class Figures:
     in_progress: Mapping[JobStatus, int]  #: of those that have not ended
     oldest_due: float | None  #: seconds since the epoch: since when the job that has waited longest could have been run
     quarantined: int
+    undelivered: int  #: of which something waits to be sent
+    dead_letters: int  #: of which something was given up
     sums: Mapping[Key, Sum]
-
-
-class Seen(NamedTuple):
-    """What of a job has been counted."""
-
-    status: str | None = None  #: as last counted, None for a job never seen
-    attempts: int = 0  #: number of the last attempt that was
-
-
-def learn(job: Job, seen: Seen, tallies: Tallies) -> Seen:
-    """Count what ``job`` shows and ``seen`` did not, and return what has been seen now. The same job twice counts once."""
-    if job.done and seen.status not in ENDS:
-        tallies.add(JOBS, job.status)
-        if job.budget_from == 1 and job.finished_at is not None:
-            tallies.add(JOB_DURATION, value=max(0.0, (job.finished_at - job.created_at).total_seconds()))
-    last = seen.attempts
-    for attempt in job.attempts:
-        if attempt.number <= seen.attempts or attempt.ended_at is None or attempt.reason is None:
-            continue
-        last = attempt.number
-        tallies.add(ATTEMPTS, attempt.reason)
-        if attempt.number == 1:
-            tallies.add(QUEUE_WAIT, value=max(0.0, (attempt.started_at - job.created_at).total_seconds()))
-        for ran in attempt.ran:
-            tallies.add(STAGE_DURATION, ran.step, ran.status, value=ran.seconds)
-    return Seen(job.status, last)
-
-
-def due(job: Job) -> float | None:
-    """Return since when, or from when, a queued job may be run, in seconds since the epoch; None for others."""
-    if job.status is not JobStatus.QUEUED:
-        return None
-    return (job.retry_at or job.created_at).timestamp()
-
-
-def count_in_progress(
-    get: Callable[[str], Job], ids: Iterable[str], now: datetime
-) -> tuple[dict[JobStatus, int], float | None]:
-    """Return how many of these jobs are in progress, by status, and since when the one that is due longest has been."""
-    counts = {status: 0 for status in JobStatus if status not in ENDS}
-    oldest: float | None = None
-    for job_id in ids:
-        with suppress(NotFound, RecordCorrupt, OSError):
-            job = get(job_id)
-            if not job.done:
-                counts[job.status] += 1
-            since = due(job)
-            if since is not None and since <= min(now.timestamp(), oldest or since):
-                oldest = since
-    return counts, oldest
 
 
 def known_labels(metric: Metric) -> Iterator[tuple[str, ...]]:

@@ -17,12 +17,13 @@ from typing import Final
 
 from service.durable import Disk, is_intact, is_locked, locked
 from service.errors import IntakeError, RecordCorrupt
-from service.findings import Examination, Finding
+from service.findings import FileExamination, Finding
 from service.ids import is_id
 from service.jobs.folders import job_folder
 from service.jobs.index import JobIndex
 from service.jobs.keys import key_path
 from service.jobs.model import Artifact, Job, JobStatus
+from service.jobs.notices import has_dead, is_open
 from service.jobs.record import Overlay, decode, is_sealed
 from service.maintenance import sweep_job
 from service.wiring import Services
@@ -32,15 +33,14 @@ _OWN: Final = frozenset({"job.json", "source", "lock", "lease", "progress.json",
 _LOCKS: Final = ("supervisor.lock", "start.lock", "index.lock")
 
 
-class Fsck(Examination):
+class Fsck(FileExamination):
     """One look at a data directory. With ``deep`` it reads all files and the index; with ``repair`` it mends what it can."""
 
     def __init__(self, services: Services, *, deep: bool = False, repair: bool = False) -> None:
-        super().__init__(repair=repair)
+        settings = services.settings
+        super().__init__(settings.data_dir.resolve(), Disk(sync=settings.durability == "sync"), repair=repair)
         self._store, self._storage = services.store, services.storage
-        self._settings, self._clock = services.settings, services.clock
-        self._root = services.settings.data_dir.resolve()
-        self._disk = Disk(sync=services.settings.durability == "sync")
+        self._settings, self._clock = settings, services.clock
         self._deep = deep
         self._index = JobIndex(self._root / "engine" / "index.db")
         self._jobs = 0
@@ -98,6 +98,10 @@ class Fsck(Examination):
                 self._store.restore(job_id)
 
             yield from self._wrong_is(subject, detail, "puts it where it belongs.", restore, done)
+        if self._twice(job_id, self._is_told_wrongly):
+            detail = "Its markers in outbox/ and deadletters/ do not say what its record says is to be sent."
+            mend = partial(self._store.settle, job_id)
+            yield from self._wrong_is(subject, detail, "lets them agree.", mend, "They agree.")
         yield from self._bytes_of(job, folder, subject)
         yield from self._beside(job, folder, subject)
         yield from self._key_of(job, subject)
@@ -185,13 +189,13 @@ class Fsck(Examination):
                     yield from self._stray(path)
 
     def _markers(self) -> Iterator[Finding]:
-        for kind in ("pending", "quarantine"):
+        for kind in ("pending", "quarantine", "outbox", "deadletters"):
             for path in sorted((self._root / kind).iterdir()):
                 job_id = path.name
                 if not is_id(job_id):
                     yield from self._stray(path)
                     continue
-                if kind == "quarantine":
+                if kind != "pending":
                     yield from self._empty(path, f"{kind}/{job_id}")
                 if job_folder(self._root, job_id).exists() or self._storage.is_receiving(job_id):
                     continue
@@ -235,26 +239,6 @@ class Fsck(Examination):
         self._index.discard()
         self._store.sweep(self._clock())  # whoever keeps house builds it again
 
-    def _empty(self, path: Path, subject: str) -> Iterator[Finding]:
-        """Require that a file which is only a sign or a lock has no content; it need not be there."""
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            yield from self._stray(path)
-        elif path.exists() and path.stat().st_size:
-            mend = partial(path.write_bytes, b"")
-            yield from self._wrong_is(subject, f"{path.name} is not empty.", "empties it.", mend, "It is empty again.")
-
-    def _stray(self, path: Path) -> Iterator[Finding]:
-        name = path.relative_to(self._root).as_posix()
-
-        def mend() -> None:
-            self._disk.make_folders(self._root / "lost+found")
-            target = self._root / "lost+found" / f"{time.time_ns()}-{name.replace('/', '_')}"[-200:]
-            path.rename(target)
-            self._disk.sync_folder(path.parent)
-
-        detail = "Nothing refers to it."
-        yield from self._wrong_is(name, detail, "moves it to lost+found/.", mend, "It is in lost+found/ now.")
-
     def _is_whole(self, path: Path, size: int, sha256: str) -> bool:
         if path.is_symlink() or not path.is_file():
             return False
@@ -266,6 +250,13 @@ class Fsck(Examination):
         except FileNotFoundError:
             return not job.done or (self._root / "quarantine" / job.id).exists()
         return job.done or (self._root / "quarantine" / job.id).exists() or said not in ("", job.owner)
+
+    def _is_told_wrongly(self, job: Job) -> bool:
+        """Tell whether the markers of what is to be sent, and of what was given up, differ from the record."""
+        waits, gave_up = ((self._root / kind / job.id).exists() for kind in ("outbox", "deadletters"))
+        if job.done and (self._root / "pending" / job.id).exists():
+            return False  # whoever takes that marker away makes these
+        return waits != is_open(job) or gave_up != has_dead(job)
 
     def _is_key_of(self, scope: str, job_id: str) -> bool:
         """Tell whether a key may name this job; one whose job is gone is free again."""

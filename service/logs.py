@@ -61,7 +61,7 @@ def configure(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # through the one handler
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = True
+        logger.propagate = name != "uvicorn.access" or settings.log_level == "debug"  # a line for each request
     for name in ("asyncio", "aiosqlite"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)

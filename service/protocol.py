@@ -7,6 +7,8 @@ could understand differently, a client that does not read is cut, and the number
 A request that is refused here still goes to the application, with the error in ``scope["state"]["refusal"]``: ``service.api.guard``
 answers it like any other refusal, with a request id, a problem document and a decent end. Nothing after it on its connection is
 ever parsed: what follows a message that could not be understood is anybody's guess (RFC 9112, section 9.6).
+
+Each request has a future in ``scope["state"]["left"]``, done as soon as its client has left before the answer was complete.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class IntakeProtocol(HttpToolsProtocol):
     _trailers: int = 0
     _refused = False
     _running: RequestResponseCycle | None = None
+    _left: asyncio.Future[None] | None = None  #: done when the client has left the request at work
     _look_task: asyncio.TimerHandle | None = None
     _unsent: int | None = None  #: bytes that the client had not taken at the last look
     _NEVER: ClassVar[float] = float("inf")
@@ -98,7 +101,9 @@ class IntakeProtocol(HttpToolsProtocol):
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
-        self._running = None
+            if self._left is not None:
+                self._left.set_result(None)
+        self._running = self._left = None
 
     def _await_head(self, seconds: float) -> None:
         self._due = self.loop.time() + seconds
@@ -218,6 +223,7 @@ class IntakeProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        self._left = cycle.scope["state"]["left"] = self.loop.create_future()
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

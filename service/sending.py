@@ -36,6 +36,7 @@ def build_outbox(settings: Settings, services: Services) -> Outbox:
         store=services.store,
         senders={Kind.WEBHOOK: webhooks, Kind.EMAIL: email},
         clock=services.clock,
+        counts=services.counts,
         poll=settings.poll.total_seconds(),
         root_path=settings.root_path,
     )

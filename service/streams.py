@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from service.errors import IntakeError
@@ -16,9 +17,11 @@ from service.feed import Feed
 from service.jobs.model import Job, StatusChange
 from service.jobs.status import CHANGED, EVENTS, PROGRESS
 from service.jobs.store import JobQuery, Position
+from service.same import Same
 from service.watch import Follower
 
 _MARK_EVERY: Final = 1000  #: changes that did not pass a stream's filters, until their position is told
+PULSE: Final = 15.0  #: seconds of silence after which a stream shows that it is alive
 PACE: Final = 0.5  #: seconds between two events of progress, at least
 
 
@@ -45,7 +48,7 @@ class Account:
         moves = [move for move in job.history if move.version > self._last]
         if moves:
             return [Event(name=EVENTS[move.status], job=job, move=move, passed=move is not moves[-1]) for move in moves]
-        if self._shown is None or _plain(self._shown) != _plain(job):
+        if self._shown is None or _differ(Same(self._shown), Same(job)):
             return [Event(name=CHANGED, job=job)]
         return [] if self._shown.version == job.version else [Event(name=PROGRESS, job=job)]
 
@@ -59,17 +62,27 @@ def is_over(job: Job, last: int | None) -> bool:
     return job.done and last == job.history[-1].version
 
 
+@lru_cache(maxsize=64)
+def _differ(before: Same[Job], after: Same[Job]) -> bool:
+    """Tell whether more than the progress of a job has changed; the same for all who follow it."""
+    return _plain(before.value) != _plain(after.value)
+
+
 def _plain(job: Job) -> Job:
     """Return the job without its progress."""
     plain: Job = job.evolve(version=1, steps=tuple(step.evolve(progress=None) for step in job.steps))
     return plain
 
 
-async def events_of(follower: Follower, *, last: int | None, seconds: float) -> AsyncIterator[Event]:
-    """Yield the events of a job, resumed after the id ``last``; ends when the job is done or deleted, or after ``seconds``."""
+async def events_of(follower: Follower, *, last: int | None, seconds: float) -> AsyncIterator[Event | None]:
+    """Yield the events of a job, resumed after the id ``last``; ends when the job is done or deleted, or after ``seconds``.
+
+    None stands for a pulse: nothing has happened for a while.
+    """
     now = asyncio.get_running_loop().time
     job: Job | None = follower.job
     account, until, quiet = Account(follower.job, last), now() + seconds, now()
+    pulse = now() + PULSE
     while job is not None:
         events = account.news(job)
         hurry = any(event.name != PROGRESS for event in events)
@@ -80,15 +93,19 @@ async def events_of(follower: Follower, *, last: int | None, seconds: float) -> 
                 yield event
             if job.done:
                 return
-            wake = until
+            pulse = now() + PULSE if events else pulse
+            wake = min(pulse, until)
         else:
-            wake = min(quiet, until)
+            wake = min(quiet, pulse, until)
         try:
             async with asyncio.timeout_at(wake):
                 job = await follower.next()
         except TimeoutError:
             if now() >= until:
                 return
+            if now() >= pulse:
+                yield None
+                pulse = now() + PULSE
         except IntakeError:  # it was deleted, or its record cannot be read any more
             return
 
@@ -102,10 +119,13 @@ class Heard:
     ready: bool = False
 
 
-async def events_of_all(feed: Feed, query: JobQuery, *, last: Position | None, seconds: float) -> AsyncIterator[Heard]:
+async def events_of_all(
+    feed: Feed, query: JobQuery, *, last: Position | None, seconds: float
+) -> AsyncIterator[Heard | None]:
     """Yield the changes of the status of all jobs that match, resumed after ``last``; ends after ``seconds``.
 
     Begins with ``ready`` when it is not resumed, and says so again when the thread was lost: from there on nothing is missed.
+    None stands for a pulse, as in ``events_of``.
     """
     now = asyncio.get_running_loop().time
     until, position = now() + seconds, last
@@ -115,10 +135,13 @@ async def events_of_all(feed: Feed, query: JobQuery, *, last: Position | None, s
     told = position
     while True:
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(min(until, now() + PULSE)):
                 news = await feed.after(position)
         except TimeoutError:
-            return
+            if now() >= until:
+                return
+            yield None
+            continue
         if not news:
             return
         for one in news:

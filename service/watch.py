@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any, Final, TypeAlias, TypeVar
 
 import structlog
@@ -26,6 +27,9 @@ EVERY: Final = 0.05  #: seconds between two looks, at least
 _SHARE: Final = 9  #: times as long as the last look took, the pause lasts: looking takes a tenth of one core at most
 _SELDOM: Final = 2.0  #: seconds between two looks at a store that tells: its news may be lost
 _SETTLE: Final = 0.01  #: seconds in which news gather before a look
+_WAVE: Final = (
+    32  #: followers that are woken at a time: the first are sent their answers while those of the next are made
+)
 
 InThread = Callable[..., Awaitable[Any]]
 T = TypeVar("T")
@@ -57,21 +61,30 @@ class Places:
 class Topic:
     """A job that is followed, as it was last seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
         self.followers = 0
         self.mark: Hashable = self  # equal to no mark: the first look counts as a change, so none before it is missed
         self.seen: Job | IntakeError | None = None
-        self.news = asyncio.Event()
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
-    def tell(self, mark: Hashable, seen: Job | IntakeError) -> None:
-        """Note what was seen, and wake all who wait."""
-        self.mark, self.seen = mark, seen
-        self.wake()
+    async def news(self) -> None:
+        """Wait until there is something to look at."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = None
+        try:
+            await turn
+        finally:
+            self._waiting.pop(turn, None)
 
-    def wake(self) -> None:
-        """Have all who wait look."""
-        news, self.news = self.news, asyncio.Event()
-        news.set()
+    def wake(self) -> Iterator[None]:
+        """Have all who wait now look, wave by wave: a step of this iterator is a wave."""
+        waiting, self._waiting = self._waiting, {}
+        for number, turn in enumerate(waiting):
+            if number and not number % _WAVE:
+                yield
+            if not turn.done():
+                turn.set_result(None)
 
 
 class Follower:
@@ -93,7 +106,7 @@ class Follower:
             if seen is not None and (seen.attempt, seen.version) > (self.job.attempt, self.job.version):
                 self.job = seen
                 return seen
-            await self._topic.news.wait()
+            await self._topic.news()
         return None
 
 
@@ -117,7 +130,7 @@ class Watch:
     @contextmanager
     def follow(self, job: Job) -> Iterator[Follower]:
         """Follow a job for the length of the block."""
-        topic = self._topics.setdefault(job.id, Topic())
+        topic = self._topics.setdefault(job.id, Topic(job.id))
         topic.followers += 1
         self._start()
         try:
@@ -144,7 +157,8 @@ class Watch:
         self.ended = self.feed.ended = True
         self.feed.wake()
         for topic in self._topics.values():
-            topic.wake()
+            for _ in topic.wake():  # all at once
+                pass
 
     def _start(self) -> None:
         if self._loop is None:
@@ -182,11 +196,13 @@ class Watch:
             except OSError as error:  # the disk has trouble: waiting goes on, the next look is the next try
                 log.warning("jobs that are waited for could not be looked at", error=str(error))
                 continue
-            for job_id, (mark, seen) in changed.items():
-                if topic := self._topics.get(job_id):
-                    topic.tell(mark, seen)
+            told = [topic for job_id in changed if (topic := self._topics.get(job_id))]
+            for topic in told:
+                topic.mark, topic.seen = changed[topic.job_id]
             if moves and self.feed.listeners:
                 self.feed.tell(*moves)
+            for _ in chain.from_iterable(topic.wake() for topic in told):
+                await asyncio.sleep(0)  # the answers of this wave are made and sent
 
 
 def _looked(

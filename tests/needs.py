@@ -26,6 +26,7 @@ NEEDS: Final = {
     "identify": "imagemagick",
     "nginx": "nginx-light",
     "openssl": "openssl",
+    "postfix": "postfix",
     "postgres": "postgresql",
     "promtool": "prometheus",
     "strace": "strace",

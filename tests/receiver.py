@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def cut(request: BaseHTTPRequestHandler) -> None:
 class Receiver:
     """Keeps what it gets in ``got``; answers with ``answer``, 204 unless told otherwise. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.got: list[Got] = []
         self.answer: Answer = status(204)
         self.released = threading.Event()  # what a slow answer waits for
@@ -79,6 +80,11 @@ class Receiver:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = False
+        self._scheme = "https" if tls else "http"
+        self.asked: list[str | None] = []  # names that TLS clients asked for
+        if tls is not None:
+            tls.sni_callback = lambda _, name, __: self.asked.append(name)
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
@@ -87,7 +93,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"{self._scheme}://127.0.0.1:{self.port}/hook"
 
     def slow(self, _: BaseHTTPRequestHandler) -> None:
         """Answer nothing until the test is over."""

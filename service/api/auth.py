@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from fastapi import BackgroundTasks, Depends, Request
 
 from service.access.links import used_up, verify
-from service.access.model import ANYBODY, Principal, Scope
+from service.access.model import ANYBODY, Principal, Scope, id_of
 from service.access.opening import is_loopback, is_open
 from service.access.store import judge, stands_for
 from service.api.browsers import is_foreign, refused
@@ -33,11 +33,11 @@ async def authorize(request: Request, scope: Scope | None = None, *, links: bool
     """
     linked = links and "sig" in request.query_params
     principal = await (_linked(request) if linked else _principal(request))
+    request.state.principal = principal
     if request.app.state.rates is not None:
         await request.app.state.rates.count(request, principal)
     if scope is not None:
         require_scope(principal, scope)
-    request.state.principal = principal
     return principal
 
 
@@ -67,6 +67,7 @@ async def _principal(request: Request) -> Principal:
         return ANYBODY
     principal = await run_sync(judge, services.tokens, text, services.clock())
     if principal is None:
+        request.state.claimed = id_of(text)
         raise Unauthorized(
             "The token is unknown, has expired, or was revoked.",
             code="token-invalid",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
@@ -19,6 +19,8 @@ SECURITY: Final = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+_FIELDS: Final = tuple((name.lower().encode(), value.encode()) for name, value in SECURITY.items())
+_POLICY: Final = b"content-security-policy"
 #: ``/docs``, the one page there is, has a script within itself and shows pictures from its style sheet.
 _PAGE: Final = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -33,12 +35,13 @@ _PREFLIGHT: Final = {b"origin", b"access-control-request-method"}
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 
-def harden(headers: MutableHeaders) -> None:
-    """Add the headers to a response that does not have its own."""
-    for name, value in SECURITY.items():
-        headers.setdefault(name, value)
-    if headers.get("content-type", "").startswith("text/html"):
-        headers["Content-Security-Policy"] = _PAGE
+def hardened(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the fields of a response, as ASGI has them, with those of ``SECURITY`` that it does not have its own of."""
+    there = dict(headers)
+    if there.get(b"content-type", b"").startswith(b"text/html"):
+        there[_POLICY] = _PAGE.encode()
+        headers = [(name, value) for name, value in headers if name != _POLICY] + [(_POLICY, _PAGE.encode())]
+    return headers + [field for field in _FIELDS if field[0] not in there]
 
 
 def is_foreign(headers: Headers, allowed: tuple[str, ...]) -> bool:

@@ -1,25 +1,34 @@
-"""Event streams: server-sent events (HTML standard, section 9.2), as FastAPI writes them, keep-alive comments included."""
+"""Event streams: server-sent events (HTML standard, section 9.2), written by FastAPI's own functions, keep-alive comments included.
+
+Of FastAPI's machinery for streams only these are used: it has two tasks and two queues for each stream, which were most of the work
+where hundreds are told of the same change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.api import headers as fields
 from service.api.auth import Reads
 from service.api.deps import RootPath
 from service.api.filters import LABELS, Filters, require_known
 from service.api.openapi import events_response, problems
+from service.api.presence import while_there
 from service.api.reply import job_bytes, job_document, json_bytes
-from service.errors import TooManyStreams
+from service.errors import ClientGone, TooManyStreams
 from service.intake import Intake
-from service.jobs.model import Job, JobStatus
+from service.jobs.model import Job, JobStatus, StatusChange
 from service.jobs.status import ENDS, PROGRESS
 from service.jobs.store import JobQuery, Position
+from service.same import Same
 from service.streams import Event, Heard, events_of, events_of_all, is_over
 
 router = APIRouter(tags=["events"])
@@ -32,29 +41,44 @@ LastEventId = Annotated[
 ]
 
 
+class _Stream(EventSourceResponse):
+    """A stream that is sent in the request's own task, until it ends or the client has left."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
+        fields = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers}  # no proxy shall hold events back
+        super().__init__(pieces, headers=fields)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        with suppress(ClientGone):
+            await while_there(scope, self.stream_response(send))
+        if self.background is not None:
+            await self.background()
+
+
 async def _of_job(
-    job_id: str, request: Request, response: Response, intake: Reads, last_event_id: LastEventId = None
-) -> AsyncIterator[AsyncIterator[Event]]:
+    job_id: str, request: Request, intake: Reads, root_path: RootPath, last_event_id: LastEventId = None
+) -> AsyncIterator[Response]:
     """Open the stream of a job before its answer begins: what must be refused is refused in full."""
     job = await intake.get(job_id)
     last = int(last_event_id) if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 10 else None
     if is_over(job, last):
-        response.status_code = 204  # which ends a browser's coming back
-        yield _none()
+        yield Response(status_code=204, headers={"Cache-Control": "no-cache"})  # which ends a browser's coming back
         return
+    seconds, headers = _granted(request, intake)
     with _place(intake), intake.watch.follow(job) as follower:
-        yield events_of(follower, last=last, seconds=_granted(request, response, intake))
+        yield _Stream(_pieces(events_of(follower, last=last, seconds=seconds), root_path), headers)
 
 
 async def _of_all(
-    request: Request, response: Response, intake: Reads, filters: Filters, last_event_id: LastEventId = None
-) -> AsyncIterator[AsyncIterator[Heard]]:
+    request: Request, intake: Reads, root_path: RootPath, filters: Filters, last_event_id: LastEventId = None
+) -> AsyncIterator[Response]:
     """Open the stream of all jobs."""
     require_known(request)
     query = JobQuery(**filters, owner=intake.by.only)
     last = Position.parse(last_event_id) if last_event_id else None
+    seconds, headers = _granted(request, intake)
     with _place(intake), intake.watch.listen() as feed:
-        yield events_of_all(feed, query, last=last, seconds=_granted(request, response, intake))
+        yield _Stream(_pieces(events_of_all(feed, query, last=last, seconds=seconds), root_path), headers)
 
 
 @contextmanager
@@ -73,26 +97,21 @@ def _place(intake: Intake) -> Iterator[None]:
     "/v1/jobs/{job_id}/events",
     operation_id="followJob",
     summary="Follow a job",
-    response_class=EventSourceResponse,
+    response_class=StreamingResponse,
     responses={
         200: events_response(),
         204: {"description": "The job is done, and that was seen."},
         **problems(404, 410, 503),
     },
 )
-async def job_events(
-    events: Annotated[AsyncIterator[Event], Depends(_of_job)], root_path: RootPath
-) -> AsyncIterator[ServerSentEvent]:
+async def job_events(stream: Annotated[Response, Depends(_of_job)]) -> Response:
     """Stream the job: where it stands at first, then each change, until it is done.
 
     `job.queued`, `job.started`, `job.succeeded`, `job.failed` and `job.canceled` tell a change of the status and have an id;
     `job.changed` tells one of the steps, `job.progress` that one of them has got further. With `Last-Event-ID` no change of the
     status is missed or told twice. `Prefer: wait=N` ends the stream after N seconds.
     """
-    retry: int | None = _RETRY
-    async for event in events:
-        yield _sent(event, root_path, retry)
-        retry = None
+    return stream
 
 
 @router.head("/v1/jobs/{job_id}/events", include_in_schema=False)
@@ -106,27 +125,17 @@ async def job_events_head(job_id: str, intake: Reads) -> Response:
     "/v1/events",
     operation_id="followJobs",
     summary="Follow all jobs",
-    response_class=EventSourceResponse,
+    response_class=StreamingResponse,
     responses={200: events_response(), **problems(422, 503)},
     openapi_extra=LABELS,
 )
-async def all_events(
-    heard: Annotated[AsyncIterator[Heard], Depends(_of_all)], root_path: RootPath
-) -> AsyncIterator[ServerSentEvent]:
+async def all_events(stream: Annotated[Response, Depends(_of_all)]) -> Response:
     """Stream the changes of the status of all jobs that match the filters, which are those of the list.
 
     It begins with `ready`: from then on nothing is missed, and what was before, `GET /v1/jobs` tells. With `Last-Event-ID` it goes
     on after that event instead. `ready` comes again when the thread was lost, for example after a reboot.
     """
-    retry: int | None = _RETRY
-    async for one in heard:
-        if one.event:
-            yield _sent(one.event, root_path, retry, position=one.position)
-        elif one.ready:
-            yield ServerSentEvent(event="ready", raw_data="{}", id=str(one.position), retry=retry)
-        else:
-            yield ServerSentEvent(id=str(one.position))
-        retry = None
+    return stream
 
 
 @router.head("/v1/events", include_in_schema=False)
@@ -136,30 +145,49 @@ async def all_events_head(request: Request, _: Reads, __: Filters) -> Response:
     return Response(headers=_NOTHING)
 
 
-async def _none() -> AsyncIterator[Event]:
-    events: tuple[Event, ...] = ()
-    for event in events:
-        yield event
-
-
-def _granted(request: Request, response: Response, intake: Intake) -> float:
-    """Return how many seconds a stream may last: as long as the client prefers, within what the settings allow."""
+def _granted(request: Request, intake: Intake) -> tuple[float, dict[str, str]]:
+    """Return how many seconds a stream may last, as long as the client prefers within the settings, and what tells it so."""
     longest = int(intake.services.settings.max_stream.total_seconds())
     wanted = fields.preferred_wait(request.headers)
     if wanted is None:
-        return longest
-    response.headers["Preference-Applied"] = f"wait={min(wanted, longest)}"
-    return min(wanted, longest)
+        return longest, {}
+    return min(wanted, longest), {"Preference-Applied": f"wait={min(wanted, longest)}"}
 
 
-def _sent(event: Event, root_path: str, retry: int | None, *, position: Position | None = None) -> ServerSentEvent:
-    """Return an event as it is written: a line for people, and JSON in one line."""
-    move = str(event.move.version) if event.move else None
+async def _pieces(told: AsyncIterator[Event | Heard | None], root_path: str) -> AsyncIterator[bytes]:
+    """Yield what is sent. The first event says after how long to come back."""
+    retry: int | None = _RETRY
+    async for one in told:
+        if one is None:
+            yield KEEPALIVE_COMMENT
+            continue
+        event, position = (one.event, one.position) if isinstance(one, Heard) else (one, None)
+        if event is not None:
+            yield _made(Same(event.job), event.name, event.move, event.passed, root_path, retry, position)
+        elif isinstance(one, Heard) and one.ready:
+            yield format_sse_event(data_str="{}", event="ready", id=str(position), retry=retry)
+        else:
+            yield format_sse_event(id=str(position), retry=retry)
+        retry = None
+
+
+@lru_cache(maxsize=256)
+def _made(
+    one: Same[Job],
+    name: str,
+    change: StatusChange | None,
+    passed: bool,
+    root_path: str,
+    retry: int | None,
+    position: Position | None,
+) -> bytes:
+    """Return an event as it is sent: a line for people, and JSON in one line. For all who are told it, it is made once."""
+    event = Event(name=name, job=one.value, move=change, passed=passed)
     words = f"{event.job.id} {event.job.file.name}: {_words(event)}" if position else _words(event)
-    return ServerSentEvent(
-        event=event.name,
-        id=str(position) if position else move,
-        raw_data=_data(event, root_path).decode().rstrip("\n"),
+    return format_sse_event(
+        event=name,
+        id=str(position) if position else str(change.version) if change else None,
+        data_str=_data(event, root_path).decode().rstrip("\n"),
         retry=retry,
         comment=words,
     )

@@ -16,11 +16,11 @@ from typing import Final
 from uuid import uuid4
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.browsers import harden
+from service.api.browsers import hardened
 from service.api.problems import problem_of, unexpected
 from service.errors import IntakeError
 from service.telemetry import trace_of
@@ -95,14 +95,12 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.answered = True
-            headers = MutableHeaders(raw=message["headers"])
-            headers["X-Request-ID"] = self._state["request_id"]
-            headers.update(self._state.get("rate_limit", {}))
-            harden(headers)
+            own = {"x-request-id": self._state["request_id"], **self._state.get("rate_limit", {})}
             if not self._read:
-                headers["Connection"] = "close"
+                own["connection"] = "close"
                 self._drains = self._begun or not self._waits  # whoever waits for a 100 has sent nothing
-            await self._send(message)
+            fields = [(name.lower().encode(), value.encode()) for name, value in own.items()]
+            await self._send({**message, "headers": hardened([*message["headers"], *fields])})
         elif self._drains and not message.get("more_body", False):
             self._drains = False
             await self._send({**message, "more_body": True})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Coroutine
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request
@@ -19,13 +17,13 @@ from service.api.auth import Deletes, Reads, Writes
 from service.api.deps import RootPath
 from service.api.filters import LABELS, Filters, require_known
 from service.api.openapi import accepted, job_response, page_response, problems
+from service.api.presence import while_there
 from service.api.reply import etag_of, job_document, job_reply, json_reply
-from service.errors import BadRequest, ClientGone
+from service.errors import BadRequest
 from service.ids import is_id
 from service.jobs.store import JobQuery
 
 router = APIRouter(tags=["jobs"])
-T = TypeVar("T")
 _MAX_LIMIT: Final = 500
 _IF_MATCH: Final = {
     "parameters": [
@@ -60,8 +58,8 @@ async def get_job(
     else:
         conditional = "if-none-match" in request.headers
         granted = min(seconds, int(intake.services.settings.max_wait.total_seconds()))
-        job, waited = await _while_listening(
-            request,
+        job, waited = await while_there(
+            request.scope,
             intake.wait(
                 job_id, lambda job: job.done or (conditional and not fields.is_fresh(request.headers, job.tag)), granted
             ),
@@ -73,25 +71,6 @@ async def get_job(
         kept = {name: value for name, value in reply.headers.items() if name not in ("content-type", "content-length")}
         return Response(status_code=304, headers=kept)
     return reply
-
-
-async def _while_listening(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work as long as the client is there. Raises ClientGone."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone("The client left while it was waiting.")
-    finally:
-        for each in (task, gone):
-            each.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 @router.head("/v1/jobs", include_in_schema=False)

@@ -62,6 +62,8 @@ class Snapshot(Collector):
             jobs = services.store.figures(now)
             gauges[figures.IN_PROGRESS.name] = {(status,): float(n) for status, n in jobs.in_progress.items()}
             gauges[figures.QUARANTINED.name] = {(): float(jobs.quarantined)}
+            gauges[figures.UNDELIVERED.name] = {(): float(jobs.undelivered)}
+            gauges[figures.DEAD_LETTERS.name] = {(): float(jobs.dead_letters)}
             gauges[figures.OLDEST.name] = {(): jobs.oldest_due} if jobs.oldest_due is not None else {}
             told |= jobs.sums
             gauges[figures.FREE.name] = {(): float(services.storage.free())}

@@ -105,7 +105,7 @@ def problem_of(request: Request, error: errors.IntakeError) -> Response:
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     headers |= error.extras.get("headers", {})
     extras = {name: value for name, value in error.extras.items() if name != "headers"}
-    return problem(
+    answer = problem(
         request,
         status=status,
         kind=error.code,
@@ -116,6 +116,8 @@ def problem_of(request: Request, error: errors.IntakeError) -> Response:
         headers=headers,
         **extras,
     )
+    answer.background = request.app.state.refusals.task(request, status, error.problem)
+    return answer
 
 
 def unexpected(request: Request) -> Response:

@@ -13,6 +13,7 @@ from service.clock import utc_now
 from service.jobs.document import job_document as job_document
 from service.jobs.document import json_bytes as json_bytes
 from service.jobs.model import Job
+from service.same import Same
 
 #: Retry-After by age of a job that is not done: up to this many seconds old, this many seconds.
 _PATIENCE: Final = ((10, 1), (60, 2), (300, 5), (1800, 15))
@@ -26,25 +27,12 @@ def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None 
 
 def job_bytes(job: Job, root_path: str) -> bytes:
     """Return the document of a job as it is sent; of one that many are told of at once, it is made once."""
-    return _bytes_of(_Same(job), root_path)
-
-
-class _Same:
-    """A job that is equal to itself alone: all who follow a job in this process are given the same one."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-
-    def __hash__(self) -> int:
-        return id(self.job)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.job is other.job
+    return _bytes_of(Same(job), root_path)
 
 
 @lru_cache(maxsize=32)
-def _bytes_of(one: _Same, root_path: str) -> bytes:
-    return json_bytes(job_document(one.job, root_path))
+def _bytes_of(one: Same[Job], root_path: str) -> bytes:
+    return json_bytes(job_document(one.value, root_path))
 
 
 def job_reply(
@@ -55,9 +43,22 @@ def job_reply(
     headers: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> Response:
-    """Return the document of a job with the headers of its state: Retry-After until it is done."""
+    """Return the document of a job with the headers of its state: Retry-After until it is done. Made once, like the document."""
     waiting = {} if job.done else {"Retry-After": str(patience(job, now or utc_now()))}
-    return Response(job_bytes(job, root_path), status, {**waiting, **(headers or {})}, "application/json")
+    return _Copy(_reply_of(Same(job), root_path, status, tuple({**waiting, **(headers or {})}.items())))
+
+
+@lru_cache(maxsize=32)
+def _reply_of(one: Same[Job], root_path: str, status: int, headers: tuple[tuple[str, str], ...]) -> Response:
+    return Response(_bytes_of(one, root_path), status, dict(headers), "application/json")
+
+
+class _Copy(Response):
+    """One more of a response, with fields of its own: those of a response grow on its way out."""
+
+    def __init__(self, original: Response) -> None:
+        self.status_code, self.body, self.background = original.status_code, original.body, None
+        self.raw_headers = original.raw_headers.copy()
 
 
 def patience(job: Job, now: datetime) -> int:

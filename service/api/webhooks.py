@@ -90,6 +90,7 @@ async def create_endpoint(request: Request, intake: Administers) -> Response:
     plain = new_endpoint(asked.url, now, events=events, description=asked.description)
     secret, endpoint = plain.rotated(now, timedelta(0))
     await run_sync(intake.services.endpoints.put, endpoint)
+    request.state.endpoint_id = endpoint.id
     return json_reply({**endpoint.public(), "secret": secret}, 201, _PRIVATE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,14 @@ import typer
 from service.cli.command import Cli, Output, command
 from service.cli.exits import Code, Fail
 from service.cli.filters import pairs, seconds_of
+
+
+class Ends(StrEnum):
+    """Which ends somebody is told of."""
+
+    failure = "failure"
+    success = "success"
+    both = "both"
 
 
 @command(server=True, output=True)
@@ -28,6 +37,13 @@ def upload(
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The same key again gives the same job.")
     ] = None,
+    callback_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Is told of the jobs' ends by a signed webhook.")
+    ] = None,
+    notify_email: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Is told of the jobs' ends by e-mail.")
+    ] = None,
+    notify_on: Annotated[Ends | None, typer.Option(help="Which ends the e-mail is for.", show_default="both")] = None,
 ) -> int:
     """Upload files and print their jobs.
 
@@ -45,7 +61,11 @@ def upload(
     if timeout and not wait:
         raise Fail("--timeout is for --wait", hint="add --wait", code=Code.USAGE)
     items = [item_of(path, name) for path in paths]
+    if notify_on and not notify_email:
+        raise Fail("--notify-on is for --notify-email", hint="add --notify-email", code=Code.USAGE)
     options = {"pipeline": pipeline, "labels": pairs(label or [], "--label"), "idempotency_key": idempotency_key}
+    options |= {"callback_url": callback_url, "notify_email": notify_email}
+    options |= {"notify_on": notify_on.value if notify_on else None}
     rows: list[dict[str, Any]] = []
     with cli.client(patient=True) as client, Bars(cli) as bars:
         batch = Batch(cli, client, bars, items, options, wait=wait, timeout=seconds_of(timeout))

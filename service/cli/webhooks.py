@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli.audited import audited
 from service.cli.command import Cli, command
 from service.cli.exits import Code, Fail
 from service.cli.filters import duration_of
@@ -51,6 +52,7 @@ def add(
     now = utc_now()
     secret, endpoint = new_endpoint(url, now, events=wanted, description=description).rotated(now, timedelta(0))
     build_endpoints(settings).put(endpoint)
+    audited(settings, "webhook.create", endpoint=endpoint.id)
     print(secret)
     cli.say(f"webhook endpoint {endpoint.id} for {url}; keep the secret now, it is not shown again")
 
@@ -89,13 +91,15 @@ def remove(
     from service.errors import NotFound
     from service.wiring import build_endpoints
 
-    endpoints, code = build_endpoints(settings_of(config, data_dir=data_dir)), Code.OK
+    settings, code = settings_of(config, data_dir=data_dir), Code.OK
+    endpoints = build_endpoints(settings)
     for name in ids:
         try:
             endpoints.remove(name)
         except NotFound as error:
             code = Code(_missing(cli, error))
         else:
+            audited(settings, "webhook.delete", endpoint=name)
             cli.say(f"webhook endpoint {name} is removed")
     return code
 
@@ -125,10 +129,12 @@ def rotate(
         made.append(secret)
         return after
 
+    settings = settings_of(config, data_dir=data_dir)
     try:
-        build_endpoints(settings_of(config, data_dir=data_dir)).change(endpoint_id, change)
+        build_endpoints(settings).change(endpoint_id, change)
     except NotFound as error:
         return _missing(cli, error)
+    audited(settings, "webhook.rotate", endpoint=endpoint_id)
     print(made[0])
     cli.say(f"webhook endpoint {endpoint_id} has a new secret; the old one signs along for {keep}")
     return Code.OK
@@ -158,9 +164,11 @@ def callback_secret(
         raise typer.BadParameter(f"{token!r} is no id of a token", param_hint="TOKEN_ID")
     now, name = utc_now(), callback_id(token)
     length = duration_of(keep, "--keep") or timedelta(0)
-    endpoints = build_endpoints(settings_of(config, data_dir=data_dir))
+    settings = settings_of(config, data_dir=data_dir)
+    endpoints = build_endpoints(settings)
     secret, after = (endpoints.get(name) or Endpoint(id=name, created_at=now)).rotated(now, length)
     endpoints.put(after)
+    audited(settings, "webhook.secret", endpoint=name)
     print(secret)
     cli.say("keep the secret now, it is not shown again")
 
@@ -182,10 +190,12 @@ def try_out(
     from service.errors import NotFound
     from service.notify.ping import ping
 
+    settings = settings_of(config, data_dir=data_dir)
     try:
-        outcome = asyncio.run(ping(settings_of(config, data_dir=data_dir), endpoint_id))
+        outcome = asyncio.run(ping(settings, endpoint_id))
     except NotFound as error:
         return _missing(cli, error)
+    audited(settings, "webhook.test", endpoint=endpoint_id, outcome="delivered" if outcome.ok else "failed")
     if outcome.ok:
         cli.say(f"delivered: it answered {outcome.status}")
         return Code.OK
@@ -223,7 +233,10 @@ def replay(
     with closing(build(settings_of(config, data_dir=data_dir))) as services:
         chosen = services.store.dead_letters() if dead else list(ids or ())
         try:
-            done = [{"id": job_id, "deliveries": replay(services, job_id, delivered=everything)} for job_id in chosen]
+            done = []
+            for job_id in chosen:
+                done.append({"id": job_id, "deliveries": replay(services, job_id, delivered=everything)})
+                audited(services.settings, "job.replay", job_id=job_id)
         except (NotFound, Conflict) as error:
             return _missing(cli, error)
     columns = {"Job": Column(field("id")), "Deliveries": Column(field("deliveries"))}

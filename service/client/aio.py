@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from service.client.downloads import Target
     from service.client.errors import ClientError
-    from service.client.files import Content
+    from service.client.files import Content, Ends
 
 
 class AsyncJob(JobView):
@@ -133,11 +133,15 @@ class AsyncClient:
         sha256: str | None = None,
         wait: float | None = None,
         idempotency_key: str | None = None,
+        callback_url: str | None = None,
+        notify_email: str | None = None,
+        notify_on: Ends | None = None,
         progress: Progress | None = None,
     ) -> AsyncJob:
         """Upload a file and return its job, as ``Client.submit`` does."""
         source = Source.of(content, name)
         options = {"pipeline": pipeline, "labels": labels, "sha256": sha256, "idempotency_key": idempotency_key}
+        options |= {"callback_url": callback_url, "notify_email": notify_email, "notify_on": notify_on}
         job = AsyncJob(self, await self.run(self.api.submit(source, **cast("Any", options), progress=progress)))
         return job if wait is None else await job.wait(timeout=wait)
 

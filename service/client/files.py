@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import httpx
 
@@ -17,6 +17,7 @@ from service.client.errors import ClientError
 
 #: Called with the bytes moved so far and their total, which is None while nobody knows it.
 Progress = Callable[[int, int | None], None]
+Ends = Literal["failure", "success", "both"]  #: Which ends of a job an e-mail is for.
 Content = str | os.PathLike[str] | bytes | BinaryIO  #: What can be uploaded.
 PIECE = 256 * 1024  # bytes read from a file at a time
 

@@ -23,7 +23,7 @@ from service.client.wire import Operation, Send, Sleep
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from service.client.files import Progress, Source
+    from service.client.files import Ends, Progress, Source
 
 _FIRST_POLL, _LAST_POLL = 0.2, 2.0  # seconds between looks at a job, where the service names none
 _LONGEST_WAIT = 20.0  # seconds that the service is asked to wait, below what proxies cut off
@@ -64,10 +64,15 @@ class Api:
         labels: Mapping[str, str] | None = None,
         sha256: str | None = None,
         idempotency_key: str | None = None,
+        callback_url: str | None = None,
+        notify_email: str | None = None,
+        notify_on: Ends | None = None,
         progress: Progress | None = None,
     ) -> Operation[Snapshot]:
         """Upload a file as a raw body and return its job, with the same Idempotency-Key however often it takes."""
+        wishes = {"callback_url": callback_url, "notify_email": notify_email, "notify_on": notify_on}
         parameters = {"pipeline": pipeline} if pipeline else {}
+        parameters |= {name: value for name, value in wishes.items() if value is not None}
         parameters |= {f"labels.{key}": value for key, value in (labels or {}).items()}
         headers = {
             "Content-Type": mimetypes.guess_type(source.name)[0] or "application/octet-stream",

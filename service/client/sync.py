@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from service.client.downloads import Target
     from service.client.errors import ClientError
-    from service.client.files import Content
+    from service.client.files import Content, Ends
 
 
 class Job(JobView):
@@ -152,6 +152,9 @@ class Client:
         sha256: str | None = None,
         wait: float | None = None,
         idempotency_key: str | None = None,
+        callback_url: str | None = None,
+        notify_email: str | None = None,
+        notify_on: Ends | None = None,
         progress: Progress | None = None,
     ) -> Job:
         """Upload a file and return its job, which the service has promised to keep.
@@ -166,11 +169,15 @@ class Client:
             wait: seconds to wait for the job's end; WaitTimeout when it has not come. None does not wait.
             idempotency_key: the same key again gives the same job, for a day. One is made for each call, which covers
                 the client's own retries.
+            callback_url: a URL that is told of the job's end by a signed webhook, where the service allows its host.
+            notify_email: an address that is told by e-mail, where the service allows it.
+            notify_on: which ends the e-mail is for; the service's rule is ``both``.
             progress: called with the bytes sent so far and their total. They begin anew with every retry.
 
         """
         source = Source.of(content, name)
         options = {"pipeline": pipeline, "labels": labels, "sha256": sha256, "idempotency_key": idempotency_key}
+        options |= {"callback_url": callback_url, "notify_email": notify_email, "notify_on": notify_on}
         job = Job(self, self.run(self.api.submit(source, **cast("Any", options), progress=progress)))
         return job if wait is None else job.wait(timeout=wait)
 

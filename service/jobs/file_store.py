@@ -251,8 +251,8 @@ class FileJobStore:
 
     def figures(self, now: datetime) -> Figures:
         in_progress, oldest, sums = self.listing.figures(self.pending(), now)
-        quarantined = sum(1 for _ in self._aside)
-        return Figures(in_progress=in_progress, oldest_due=oldest, quarantined=quarantined, sums=sums)
+        counts = {"quarantined": sum(1 for _ in self._aside), **self._deliveries.numbers()}
+        return Figures(in_progress=in_progress, oldest_due=oldest, sums=sums, **counts)
 
     def quarantined(self) -> Iterator[str]:
         yield from sorted(self._aside)

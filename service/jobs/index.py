@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from service import tallies
 from service.durable import locked
-from service.figures import Key, Seen, Sum, Tallies, due, learn
+from service.figures import Key, Sum, Tallies
 from service.jobs import journal
+from service.jobs.counted import Seen, due, learn
 from service.jobs.model import ENDS, Job, JobStatus
 from service.jobs.plan import Plan
 from service.jobs.store import JobQuery, Moves, Position

@@ -15,8 +15,9 @@ import structlog
 
 from service.durable import locked
 from service.errors import NotFound, RecordCorrupt
-from service.figures import Key, Sum, count_in_progress
+from service.figures import Key, Sum
 from service.ids import first_id
+from service.jobs.counted import count_in_progress
 from service.jobs.folders import walk
 from service.jobs.index import JobIndex, is_damage
 from service.jobs.model import Job, JobStatus

@@ -86,6 +86,10 @@ class DeliveryMarkers:
         if after.notices and job.done and is_open(after) and not is_open(job):
             self.waiting.set(job.id)
 
+    def numbers(self) -> dict[str, int]:
+        """Return how many jobs have something to send, and how many something that was given up."""
+        return {"undelivered": sum(1 for _ in self.waiting), "dead_letters": sum(1 for _ in self.dead)}
+
     def drop(self, job_id: str) -> None:
         """Take away what there is of a job without a record."""
         self.waiting.remove(job_id)

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 
 from service.clock import Clock, utc_now
 from service.errors import KeyInFlight, NotFound, RecordCorrupt
-from service.figures import Figures, Seen, Tallies, count_in_progress, learn
+from service.figures import Figures, Tallies
+from service.jobs.counted import Seen, count_in_progress, learn
 from service.jobs.model import Job, JobStatus
 from service.jobs.notices import has_dead, is_open
 from service.jobs.record import Overlay, decode, encode
@@ -232,6 +233,8 @@ class MemoryJobStore:
                 in_progress=in_progress,
                 oldest_due=oldest,
                 quarantined=len(self._quarantine),
+                undelivered=len(self.undelivered()),
+                dead_letters=len(self.dead_letters()),
                 sums=self._tallies.read(),
             )
 

@@ -16,8 +16,9 @@ import structlog
 from service import faults
 from service.clock import Clock, utc_now
 from service.errors import ConfigError, Conflict, IntakeError, NotFound, OutcomeUnknown, RecordCorrupt
-from service.figures import Figures, Seen
+from service.figures import Figures
 from service.ids import is_id
+from service.jobs.counted import Seen
 from service.jobs.model import Job, JobStatus
 from service.jobs.postgres import journal, rows, schema
 from service.jobs.postgres import statements as sql

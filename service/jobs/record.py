@@ -67,7 +67,7 @@ def encode(job: Job) -> bytes:
 def is_sealed(data: bytes) -> bool:
     """Tell whether these are, to the byte, what was written: the sum is that of all that follows it."""
     head = _SEALED.match(data)
-    return head is not None and _sum(data[head.end() :]) == head[2]
+    return head is not None and sum_of(data[head.end() :]) == head[2]
 
 
 def decode(
@@ -123,12 +123,13 @@ def _is_current(data: bytes) -> bool:
 
 def _seal(value: Value) -> bytes:
     body = value.model_dump_json().encode()[1:] + b"\n"
-    return _head(_sum(body).decode()) + body
+    return _head(sum_of(body).decode()) + body
 
 
 def _head(digest: object) -> bytes:
     return f'{{"schema":{SCHEMA},"sum":"{digest}",'.encode()
 
 
-def _sum(body: bytes) -> bytes:
+def sum_of(body: bytes) -> bytes:
+    """Return the sum that finds whether these bytes have changed: hexadecimal, of 64 bits."""
     return blake2b(body, digest_size=8).hexdigest().encode()

@@ -22,10 +22,12 @@ from pydantic import Field
 
 from service.durable import Disk, hand_over, locked
 from service.errors import NotFound
+from service.jobs.record import sum_of
 from service.jobs.value import Moment, Value
 
 log = structlog.get_logger(__name__)
 _ID: Final = re.compile(r"(ep|cb)_[0-9a-z]{1,20}")
+_SEALED: Final = re.compile(rb'\{"sum":"([0-9a-f]{16})",')
 _DIGITS: Final = string.digits + string.ascii_lowercase
 _BYTES: Final = 32  #: of a secret; Standard Webhooks wants 24 to 64
 _SUFFIX: Final = ".json"
@@ -89,6 +91,29 @@ def no_such_endpoint(name: str) -> NotFound:
     return NotFound(f"There is no webhook endpoint {name[:64]!r}.", hint="`intake webhooks list` shows them all.")
 
 
+def encode(endpoint: Endpoint) -> bytes:
+    """Return the record of an endpoint: one line of JSON, with the sum of all bytes that follow it, as that of a job has it."""
+    body = endpoint.model_dump_json().encode()[1:] + b"\n"
+    return b'{"sum":"%b",' % sum_of(body) + body
+
+
+def decode(data: bytes, name: str) -> Endpoint:
+    """Return the endpoint of a record. Raises ValueError for what is not as it was written; by hand, ``"sum":null`` will do."""
+    if not by_hand(data):
+        head = _SEALED.match(data)
+        if head is None or sum_of(data[head.end() :]) != head[1]:
+            raise ValueError("it has changed since it was written")
+    endpoint = Endpoint.model_validate_json(data)
+    if endpoint.id != name:
+        raise ValueError(f"it is the record of endpoint {endpoint.id}")
+    return endpoint
+
+
+def by_hand(data: bytes) -> bool:
+    """Tell whether somebody has changed a record on purpose, and says so."""
+    return re.match(rb'\{\s*"sum"\s*:\s*null\s*,', data) is not None
+
+
 class Endpoints(Protocol):
     """Where endpoints are kept. Every method blocks and reads what is there now; it may raise OSError."""
 
@@ -130,13 +155,12 @@ class FileEndpoints:
         if not _ID.fullmatch(name):
             return None
         try:
-            found = Endpoint.model_validate_json((self._folder / (name + _SUFFIX)).read_bytes())
+            return decode((self._folder / (name + _SUFFIX)).read_bytes(), name)
         except FileNotFoundError:
             return None
         except ValueError:
             log.error("the record of a webhook endpoint cannot be read; it counts as unknown", endpoint=name)
             return None
-        return found if found.id == name else None
 
     def standing(self) -> list[Endpoint]:
         """Return those with a URL. A service without endpoints has no folder for them, and this is one failing look."""
@@ -169,7 +193,7 @@ class FileEndpoints:
 
     def _write(self, endpoint: Endpoint) -> None:
         path = self._folder / (endpoint.id + _SUFFIX)
-        self._disk.write(path, endpoint.model_dump_json().encode() + b"\n", mode=0o600)
+        self._disk.write(path, encode(endpoint), mode=0o600)
         hand_over(path, self._root)
 
 

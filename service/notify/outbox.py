@@ -23,7 +23,9 @@ import structlog
 
 from service import faults
 from service.clock import Clock
+from service.counts import Counts
 from service.errors import NotFound, RecordCorrupt
+from service.figures import DELIVERY_DELAY, DELIVERY_TRIES
 from service.jobs.document import linked
 from service.jobs.model import Job
 from service.jobs.notices import Delivery, Kind, Notice, Try, delivering
@@ -54,6 +56,7 @@ class Outbox:
         clock: Clock,
         poll: float,
         root_path: str = "",
+        counts: Counts | None = None,
         jitter: Callable[[float, float], float] = uniform,
     ) -> None:
         self._store = store
@@ -62,6 +65,7 @@ class Outbox:
         self._clock = clock
         self._poll = poll
         self._root_path = root_path
+        self._counts = counts or Counts()
         self._jitter = jitter
         self._known: dict[str, set[tuple[str, str]]] = {}  # by job: its notices and whom they are for
         self._plan = Plan()
@@ -216,7 +220,17 @@ class Outbox:
             (d for n in stored.notices if n.id == notice.id for d in n.deliveries if d.to == delivery.to), None
         )
         _tell(job, notice, after, attempt)
+        await self._blocking(self._count, notice, after, at)
         return after
+
+    def _count(self, notice: Notice, delivery: Delivery | None, at: datetime) -> None:
+        if delivery is None:
+            return
+        outcome = {"waiting": "failed"}.get(delivery.state, delivery.state)
+        self._counts.add(DELIVERY_TRIES, delivery.kind, outcome)
+        if outcome == "delivered":
+            self._counts.add(DELIVERY_DELAY, delivery.kind, value=max(0.0, (at - notice.at).total_seconds()))
+        self._counts.flush()
 
     def _follows(
         self, delivery: Delivery, outcome: Outcome

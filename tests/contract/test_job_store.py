@@ -1146,6 +1146,7 @@ def test_a_job_is_undelivered_from_its_end_until_nothing_waits(store):
     job = end_with_something_to_send(store)
     assert store.pending() == []
     assert store.undelivered() == [job.id]
+    assert (store.figures(NOON).undelivered, store.figures(NOON).dead_letters) == (1, 0)
     after = store.update(job.id, now_delivered)
     assert after.version == job.version
     assert store.undelivered() == []
@@ -1157,6 +1158,7 @@ def test_what_was_given_up_is_a_dead_letter_until_it_is_replayed(store):
     store.update(job.id, now_dead)
     assert store.undelivered() == []
     assert store.dead_letters() == [job.id]
+    assert (store.figures(NOON).undelivered, store.figures(NOON).dead_letters) == (0, 1)
     store.update(job.id, lambda one: delivering(one, one.notices[0].id, "ep_1", lambda d: d.replayed(NOON)))
     assert store.undelivered() == [job.id]
     assert store.dead_letters() == []

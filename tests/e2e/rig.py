@@ -58,9 +58,9 @@ def get(server: Server, path: str) -> httpx.Response:
         return http.get(server.url + path)
 
 
-def call(server: Server, method: str, path: str) -> httpx.Response:
+def call(server: Server, method: str, path: str, **options: Any) -> httpx.Response:
     with httpx.Client(trust_env=False, timeout=30) as http:
-        return http.request(method, server.url + path)
+        return http.request(method, server.url + path, **options)
 
 
 def ended(server: Server, job_id: str, timeout: float = 30) -> dict[str, Any]:

@@ -162,6 +162,8 @@ def test_a_file_that_is_refused_does_not_stop_the_others(intake: Shell) -> None:
         (["."], "is a directory"),
         (["a.txt", "a.txt", "--name", "b"], "single file"),
         (["a.txt", "--timeout", "3s"], "add --wait"),
+        (["a.txt", "--notify-on", "failure"], "add --notify-email"),
+        (["a.txt", "--notify-email", "a@b.example", "--notify-on", "never"], "never"),
         (["a.txt", "--wait", "--timeout", "soon"], "soon"),
         (["a.txt", "-l", "novalue"], "key=value"),
         ([], "PATH"),

@@ -21,27 +21,39 @@ from typing import Any
 import pytest
 
 from service import fsck
+from service.doctor import examine
 from service.findings import Finding
-from service.fsck import Fsck
 from service.settings import Settings
 from service.wiring import build
-from tests.e2e.rig import ENDS, ended, post, running, serve, submit, tidy
+from tests.e2e.rig import ENDS, call, ended, post, running, serve, submit, tidy
+from tests.receiver import Receiver, status
 from tests.waiting import wait_until
 
 #: What of a data directory carries meaning. The index is apart: what changes in its unused bytes changes nothing.
-MEANS = ("jobs", "pending", "keys")
+MEANS = ("jobs", "pending", "keys", "outbox", "deadletters", "webhooks")
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give a data directory with jobs of all kinds, as a kill has left it."""
     folder = tmp_path_factory.mktemp("pristine")
-    server = serve(folder, slots=1, default_pipeline="checked", attempt_start="auto")
+    server = serve(folder, slots=1, default_pipeline="checked", attempt_start="auto", webhook_allow="127.0.0.1/32")
+    receiver = Receiver()
     try:
+        receiver.__enter__()
         server.start()
+        call(server, "POST", "/v1/webhook-endpoints", json={"url": receiver.url}).raise_for_status()
         for number in range(3):
             answer = post(server, f"write one.bin; write two.bin 5000; nothing {number}", key=f"done-{number}")
             ended(server, answer.json()["id"])
+        receiver.wait(3)
+        wait_until(lambda: not list((server.data_dir / "outbox").iterdir()), 30, "all to be told")
+        receiver.answer = status(500)  # tried again
+        ended(server, submit(server, "nothing"))
+        receiver.wait(4)
+        receiver.answer = status(410)  # given up, and the endpoint with it
+        ended(server, submit(server, "nothing"))
+        wait_until(lambda: list((server.data_dir / "deadletters").iterdir()), 30, "what was given up")
         tidy(server)
         busy = submit(server, f"write early.bin; wait {folder / 'never'}")
         running(server, busy)
@@ -54,11 +66,12 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield server.data_dir
     finally:
         server.__exit__()
+        receiver.__exit__()
 
 
 def check(data: Path, *, repair: bool = False) -> list[Finding]:
     with closing(build(Settings.load(data_dir=data, min_free=0, durability="none"))) as services:
-        return list(Fsck(services, deep=True, repair=repair).run())
+        return list(examine(services, deep=True, repair=repair))
 
 
 def wrong(data: Path, *, repair: bool = False) -> list[Finding]:
@@ -87,8 +100,12 @@ def mutate(data: Path, chance: random.Random) -> str:
         path = chance.choice(files)
         with path.open("ab") as file:
             file.write(b"x")
-    elif kind == "delete":  # locks, leases and progress are made again by whoever needs them
-        path = chance.choice([path for path in files if path.name not in ("lock", "lease", "progress.json")])
+    elif (
+        kind == "delete"
+    ):  # locks, leases and progress are made again by whoever needs them, and an endpoint may be removed
+        made_again = ("lock", "lease", "progress.json")
+        gone = [path for path in files if path.name not in made_again and path.parent.name != "webhooks"]
+        path = chance.choice(gone)
         path.unlink()
     else:
         path = chance.choice(full)
@@ -182,6 +199,30 @@ def _stray(data: Path) -> None:
     (_one(data, "jobs/*/*/*/*") / "notes.txt").write_text("somebody's only copy")
 
 
+def _nothing_to_send(data: Path) -> None:
+    _one(data, "outbox/*").unlink()
+
+
+def _nothing_given_up(data: Path) -> None:
+    _one(data, "deadletters/*").unlink()
+
+
+def _to_send(data: Path) -> None:
+    done = next(path for path in data.glob("jobs/*/*/*/*") if not (data / "pending" / path.name).exists())
+    for kind in ("outbox", "deadletters"):
+        (data / kind / done.name).touch()
+    (data / "outbox" / "0199c1f2-0000-7000-8000-000000000000").touch()  # of a job that is not there
+
+
+def _readable(data: Path) -> None:
+    _one(data, "webhooks/*").chmod(0o644)
+
+
+def _endpoint_by_hand(data: Path) -> None:
+    record = _one(data, "webhooks/*")
+    record.write_text('{"sum": null,' + record.read_text().replace("/hook", "/other")[26:])
+
+
 def _index(data: Path) -> None:
     with closing(sqlite3.connect(data / "engine" / "index.db")) as db, db:
         assert db.execute("select 1 from meta where name = 'complete'").fetchone()
@@ -195,7 +236,13 @@ def _by_hand(data: Path) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("damage", [_marker, _key, _aside, _stray, _index, _by_hand])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(_marker, _key, _aside, _stray, _index, _by_hand),
+        *(_nothing_to_send, _nothing_given_up, _to_send, _readable, _endpoint_by_hand),
+    ],
+)
 def test_what_can_be_brought_back_is(pristine: Path, tmp_path: Path, damage: Callable[[Path], Any]) -> None:
     data = tmp_path / "uploads"
     shutil.copytree(pristine, data, ignore=lambda _, names: [name for name in names if name == "bell"])
@@ -206,6 +253,26 @@ def test_what_can_be_brought_back_is(pristine: Path, tmp_path: Path, damage: Cal
     assert wrong(data) == []
     if damage is _stray:
         assert [path.read_text() for path in (data / "lost+found").iterdir()] == ["somebody's only copy"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_endpoint_that_has_changed_is_named_and_its_record_is_kept(pristine: Path, tmp_path: Path) -> None:
+    data = tmp_path / "uploads"
+    shutil.copytree(pristine, data, ignore=lambda _, names: [name for name in names if name == "bell"])
+    record = _one(data, "webhooks/*")
+    changed = record.read_bytes().replace(b"127.0.0.1", b"127.0.0.2")
+    record.write_bytes(changed)
+    (data / "webhooks" / "notes").write_text("somebody's only copy")
+
+    name = record.name.removesuffix(".json")
+    [endpoint, stray] = wrong(data)
+    assert (endpoint.level, endpoint.subject) == ("fail", f"webhook endpoint {name}")
+    assert "nothing is sent to it" in endpoint.detail
+    assert stray.subject == "webhooks/notes"
+    assert {finding.level for finding in wrong(data, repair=True)} == {"fail", "warn"}
+    assert [finding.subject for finding in wrong(data)] == [endpoint.subject]
+    assert record.read_bytes() == changed
+    assert [path.read_text() for path in (data / "lost+found").iterdir()] == ["somebody's only copy"]
 
 
 @pytest.mark.usefixtures("at_once")

@@ -39,7 +39,9 @@ def test_what_is_done_to_jobs_is_written_down_with_who_and_where(tmp_path: Path)
         finished(http, job, "failed")
         http.post(f"{job['links']['self']}/retry")
         finished(http, job, "failed")
-        problem(http.post(f"{job['links']['self']}/cancel"), 409, "job-already-done")  # refused: not written
+        problem(
+            http.post(f"{job['links']['self']}/cancel"), 409, "job-already-done"
+        )  # no matter of rights: not written
         http.delete(job["links"]["self"])
         held = submit(http, pipeline="hold")
         http.post(f"{held['links']['self']}/cancel")
@@ -65,6 +67,43 @@ def test_what_is_done_to_jobs_is_written_down_with_who_and_where(tmp_path: Path)
         uses = [line for line in written(server) if line["action"] == "token.use"]
         assert [line["token"] for line in uses] == [token_id], "once an hour, not once a request"
         assert token not in (server.data_dir / "audit" / "audit.jsonl").read_text()
+
+
+def test_what_is_refused_is_written_down_with_who_has_asked_for_what(tmp_path: Path) -> None:
+    with Server(tmp_path, **CONTROLLED, rate_limit="4/hour") as server, client(server) as http:
+        reader = server.token("jobs:read", name="reader")
+        gone = reader[:-1] + ("a" if reader[-1] != "a" else "b")  # mistyped: it claims no id
+        stranger = server.token(name="stranger")
+        (server.data_dir / "access" / "tokens" / f"{stranger.split('_')[1]}.json").unlink()
+
+        problem(http.get("/v1/jobs?status=failed&token=s3cret"), 401, "unauthorized")
+        for bad in (gone, stranger, "s3cret"):
+            problem(http.get("/v1/jobs", headers={"Authorization": f"Bearer {bad}"}), 401, "token-invalid")
+        http.headers["Authorization"] = f"Bearer {reader}"
+        problem(http.post("/v1/jobs?filename=a.txt", content=b"one"), 403, "insufficient-scope")
+        for _ in range(3):
+            assert http.get("/v1/jobs").status_code == 200
+        for _ in range(5):
+            problem(http.get("/v1/jobs"), 429, "rate-limited")
+        problem(http.get("/v1/nothing"), 404, "not-found")
+
+        def refused() -> list[dict[str, Any]]:
+            return [line for line in written(server) if line["action"] == "request.refused"]
+
+        lines = wait_until(lambda: len(found := refused()) == 5 and found, what="the lines of the refusals")
+        mine, theirs = reader.split("_")[1], stranger.split("_")[1]
+        assert [(line["status"], line["code"], line.get("token")) for line in lines] == [
+            (401, "unauthorized", None),
+            (401, "token-invalid", None),
+            (401, "token-invalid", theirs),
+            (403, "insufficient-scope", mine),
+            (429, "rate-limited", mine),
+        ]
+        assert (lines[0]["path"], lines[0]["query"]) == ("/v1/jobs", "status=failed&token=***")
+        assert (lines[3]["method"], lines[3]["name"], lines[3]["address"]) == ("POST", "reader", "127.0.0.1")
+        assert lines[3]["untold"] == 1, "the second token that claimed no id"
+        text = (server.data_dir / "audit" / "audit.jsonl").read_text()
+        assert not [secret for secret in (reader, gone, stranger, "s3cret") if secret in text]
 
 
 def test_a_signed_link_is_written_down_without_what_makes_it_good(tmp_path: Path) -> None:

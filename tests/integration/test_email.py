@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email
 import email.policy
+import subprocess
+import sys
 
 import httpx
 import pytest
@@ -33,6 +35,14 @@ def mailbox():
     controller.stop()
 
 
+def by_command(server, folder, *options):
+    """Upload a file that is processed with success."""
+    (folder / "a.txt").write_text("say hello")
+    command = [sys.executable, "-m", "service.cli", "upload", str(folder / "a.txt"), "--wait", *options]
+    environment = server.environment() | {"INTAKE_SERVER": server.url}
+    subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
+
+
 def test_an_e_mail_arrives_for_a_failed_job_whatever_its_file_is_called(mailbox, tmp_path):
     settings = {
         "smtp_host": "127.0.0.1",
@@ -60,6 +70,17 @@ def test_an_e_mail_arrives_for_a_failed_job_whatever_its_file_is_called(mailbox,
                 ("email", "me@example.org"),
                 ("em_1", None),
             }
+            by_command(server, tmp_path, "--notify-email", "you@example.org")
+            with server.client() as ours:
+                ours.submit(b"say hello", name="b.txt", notify_email="they@example.org", notify_on="success")
+                ours.submit(b"say hello", name="c.txt", notify_email="never@example.org", notify_on="failure").wait(
+                    timeout=60
+                )
+            wait_until(
+                lambda: {message["To"] for message in mailbox.got[2:]} == {"you@example.org", "they@example.org"},
+                30,
+                "those who were named by command and client",
+            )
             for wrong in ({"notify_email": "me@example.com"}, {"notify_email": "me@example.org\r\nBcc: x@example.org"}):
                 problem(http.post("/v1/jobs", files={"file": b"x"}, data=wrong), 422, "email-refused")
             problem(http.post("/v1/jobs", files={"file": b"x"}, data={"notify_on": "never"}), 422, "validation-error")

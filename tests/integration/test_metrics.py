@@ -17,6 +17,7 @@ from service.figures import METRICS
 from service.testing import Server
 from tests.integration.api import finished, go_on, holding, problem, submit
 from tests.integration.conftest import CONTROLLED, client
+from tests.receiver import Receiver, status
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -137,6 +138,32 @@ def test_each_process_tells_what_all_have_counted(server):
     wait_until(agreed, what="both processes to tell the same")
     assert value(seen[0], "intake_http_requests_total", method="GET", route="/v1/limits", status="200") >= WORKERS
     assert value(seen[0], "intake_jobs_total", status="succeeded") >= 1
+
+
+def test_what_was_told_and_what_was_given_up_is_the_same_from_every_process(tmp_path):
+    settings = CONTROLLED | {"webhook_allow": "127.0.0.1/32", "workers": WORKERS}
+    with Receiver() as receiver, Server(tmp_path, **settings) as server, client(server) as http:
+        wait_until(lambda: len(workers(server)) == WORKERS, what="workers")
+        http.post("/v1/webhook-endpoints", json={"url": receiver.url})
+        finished(http, submit(http))
+        receiver.wait(1)
+        receiver.answer = status(410)
+        finished(http, submit(http))
+
+        def told() -> list[tuple[float, ...]]:
+            found = []
+            for pid in workers(server):
+                with stopped(pid):
+                    seen = scrape(server)
+                tries = [
+                    value(seen, "intake_delivery_tries_total", kind="webhook", outcome=outcome)
+                    for outcome in ("delivered", "failed", "dead")
+                ]
+                waiting, dead = (value(seen, f"intake_deliveries_{name}_jobs") for name in ("waiting", "dead"))
+                found.append((*tries, waiting, dead))
+            return found
+
+        wait_until(lambda: told() == [(1, 0, 1, 0, 1)] * WORKERS, 30, "both processes to tell what was sent")
 
 
 def test_a_counter_does_not_go_back_when_its_process_dies(server):

@@ -119,12 +119,12 @@ def test_waiting_for_a_job_that_is_not_there_is_answered_at_once(http: httpx.Cli
 
 
 def test_places_are_bounded_and_those_who_leave_free_theirs(tmp_path: Path) -> None:
-    with Server(tmp_path, **CONTROLLED, max_waiters=1, max_wait="20s") as server, client(server) as http:
+    with Server(tmp_path, **CONTROLLED, max_waiters=1, max_wait="1h") as server, client(server) as http:
         job = holding(http)
         path = job["links"]["self"]
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as leaver:
-            leaver.sendall(f"GET {path}?wait=20 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            leaver.sendall(f"GET {path}?wait=3600 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             for _ in range(5):  # by then the server has come to it
                 look(http, job)
             assert "Preference-Applied" not in http.get(path, params={"wait": 1}).headers, "the place is taken"

@@ -95,6 +95,21 @@ def client(server: Server, token: str) -> httpx.Client:
     return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=30)
 
 
+def test_the_command_line_and_the_client_name_who_is_told(asking, receiver, tmp_path):
+    server, user, _ = asking
+    secret, token = user.post("/v1/callback-secret").json()["secret"], user.headers["Authorization"].split()[1]
+    (tmp_path / "a.txt").write_text("say hello")
+    arguments = ("upload", tmp_path / "a.txt", "--callback-url", f"{receiver.url}?a=1&b=2", "-q", "-o", "id")
+    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    environment = server.environment() | {"INTAKE_SERVER": server.url, "INTAKE_TOKEN": token}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    with server.client(token=token) as ours:
+        job = ours.submit(b"say hello", name="b.txt", callback_url=receiver.url)
+    told = {got.verified(secret)["data"]["id"]: got.path for got in receiver.wait(2)}
+    assert told == {done.stdout.strip(): "/hook?a=1&b=2", job.id: "/hook"}
+
+
 @pytest.mark.parametrize("form", ["form", "raw", "put"])
 def test_an_upload_names_who_is_told_in_every_form_of_it(asking, receiver, form):
     server, user, _ = asking
@@ -237,8 +252,18 @@ def test_the_command_line_adds_tests_rotates_replays_and_removes(server, receive
     assert delivered(server, job_id) == ["dead"]
     assert intake(server, "replay", "--dead", "--output", "id").split() == [job_id]
     assert delivered(server, job_id) == ["dead"]  # the endpoint is disabled: it is given up again, at once
+    intake(server, "callback-secret")
     intake(server, "remove", listed["id"])
     assert intake(server, "list", "--output", "id") == ""
+
+    written = (server.data_dir / "audit" / "audit.jsonl").read_text()
+    lines = [line for line in map(json.loads, written.splitlines()) if "user" in line]
+    assert [line["action"].partition(".")[2] for line in lines] == [
+        *("create", "test", "rotate", "test", "replay", "secret", "delete")
+    ]
+    assert {line["endpoint"] for line in lines if "endpoint" in line} == {listed["id"], "cb_anybody"}
+    assert [line["job_id"] for line in lines if line["action"] == "job.replay"] == [job_id]
+    assert "whsec_" not in written
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.requests import Request
 
+from service.api.audited import Refusals
 from service.audit import Audit, without_secrets
 from service.clock import HeldClock
 from tests.jobs import NOON
@@ -82,6 +84,28 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         audit.write("two")
     audit.write("three")
     assert [line["action"] for line in lines(audit.path)] == ["one", "three"]
+
+
+def asking(address: str, token: str | None = None) -> Request:
+    state = {"claimed": token} if token else {}
+    return Request({"type": "http", "client": (address, 1), "headers": [], "state": state})
+
+
+def test_a_flood_of_refusals_has_a_bounded_number_of_lines_and_all_are_counted() -> None:
+    now = 1000.0
+    refusals = Refusals(clock=lambda: now)
+    tasks = []
+    for minute in range(10):
+        now = 1000.0 + 60 * minute
+        tasks += [refusals.task(asking(f"10.0.{n % 100}.1", f"{n % 7}"), 401, "token-invalid") for n in range(5000)]
+    written = [task for task in tasks if task is not None]
+    assert len(written) == 10 * 30
+    now += 60
+    last = refusals.task(asking("10.0.0.1"), 429, "rate-limited")
+    assert last is not None
+    untold = sum(task.kwargs["untold"] or 0 for task in [*written, last])
+    assert untold + len(written) == 10 * 5000
+    assert refusals.task(asking("10.0.0.1"), 404, "not-found") is None
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,16 @@ def test_values_that_cannot_be_sent_are_refused_before_anything_is_sent(wrong: d
     assert not wire.sent
 
 
+def test_who_is_to_be_told_is_passed_on_and_nobody_is_where_nobody_was_named() -> None:
+    wire = Wire(answer(202, JOB), answer(202, JOB))
+    url = "https://hooks.example.org/?a=1&b=2"
+    wire.client().submit(b"abc", callback_url=url, notify_email="me+a@example.org", notify_on="failure")
+    wire.client().submit(b"abc")
+    named, nobody = (request.url.params for request, _ in wire.sent)
+    assert dict(named) == {"callback_url": url, "notify_email": "me+a@example.org", "notify_on": "failure"}
+    assert not dict(nobody)
+
+
 def test_a_key_may_hold_quotes() -> None:
     wire = Wire(answer(202, JOB))
     wire.client().submit(b"abc", idempotency_key='a"b\\c')

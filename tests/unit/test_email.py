@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
-import ssl
-import subprocess
 from datetime import timedelta
 
 import pytest
@@ -25,6 +23,7 @@ from service.notify.endpoints import MemoryEndpoints
 from service.notify.outbox import Outbox
 from service.notify.subscribers import Subscribers
 from service.settings import Settings
+from tests.authority import Authority
 from tests.jobs import NOON, finish, make_job
 from tests.waiting import find_free_port
 
@@ -199,25 +198,9 @@ def test_without_starttls_on_the_other_side_nothing_is_sent_in_the_clear(server,
 @pytest.fixture
 def certificate(tmp_path, monkeypatch):
     """A certificate of 127.0.0.1, which this process trusts, for a server."""
-    key, made = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*command, *names, "-keyout", key, "-out", made], check=True, capture_output=True)
-    monkeypatch.setenv("SSL_CERT_FILE", str(made))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(made, key)
-    return context
+    authority = Authority(tmp_path / "authority")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.trusted))
+    return authority.context("IP:127.0.0.1")
 
 
 @pytest.mark.needs("openssl")

@@ -135,5 +135,18 @@ def test_uncaught_errors_are_lines_too(lines, layout):
         assert len([json.loads(line) for line in text.splitlines()]) == 2
 
 
+def test_requests_have_lines_of_their_own_only_where_everything_is_logged(lines, layout):
+    access = logging.getLogger("uvicorn.access")
+    assert access.hasHandlers()  # which uvicorn asks for each connection
+    handlers = logging.getLogger().handlers[:]
+    logs.configure(Settings.load(log_format=layout, log_level="info"))
+    try:
+        assert not access.hasHandlers()
+        assert logging.getLogger("uvicorn.error").hasHandlers()
+    finally:
+        logs.configure(Settings.load(log_format=layout, log_level="debug"))
+        logging.getLogger().handlers[:] = handlers
+
+
 def test_a_lone_surrogate_is_written_as_an_escape():
     assert logs.shown("a\udcffb\x00") == "a\\udcffb\\x00"

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from service.clock import HeldClock, utc_now
+from service.counts import Counts
 from service.errors import NotFound
+from service.figures import DELIVERY_DELAY, DELIVERY_TRIES
 from service.jobs.memory_store import MemoryJobStore
 from service.jobs.model import Job, JobStatus, Reason
 from service.jobs.notices import Kind, delivering
@@ -143,6 +145,31 @@ def test_a_receiver_that_is_down_for_an_hour_gets_it_when_it_is_back(rig):
     assert len({got.body for got in rig.receiver.got}) == 1
     assert rig.delivery(job).state == "delivered"
     assert [one.status for one in rig.delivery(job).log] == [503, 503, 503, 503, 200]
+
+
+def test_every_try_is_counted_by_what_came_of_it(rig):
+    rig.receiver.answer = status(503)
+    counts = Counts()
+    rig.outbox = rig.new_outbox(counts=counts)
+    rig.end()
+
+    async def work():
+        await rig.outbox.round()
+        assert (rig.store.figures(rig.clock()).undelivered, rig.store.figures(rig.clock()).dead_letters) == (1, 0)
+        rig.receiver.answer = status(204)
+        rig.clock.advance(10)
+        await rig.outbox.round()
+        rig.receiver.answer = status(410)
+        rig.end()
+        await rig.outbox.round()
+
+    rig.rounds(work)
+    tries = {key.labels: one.total for key, one in counts.read().items() if key.metric == DELIVERY_TRIES.name}
+    assert tries == {("webhook", outcome): 1 for outcome in ("failed", "delivered", "dead")}
+    (delay,) = (one for key, one in counts.read().items() if key.metric == DELIVERY_DELAY.name)
+    assert delay.number == 1
+    assert delay.total >= 10
+    assert (rig.store.figures(rig.clock()).undelivered, rig.store.figures(rig.clock()).dead_letters) == (0, 1)
 
 
 def test_what_nobody_takes_is_given_up_after_three_days_and_stays_to_be_replayed(rig):

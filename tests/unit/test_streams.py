@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from service import streams
 from service.jobs.memory_store import MemoryJobStore
 from service.jobs.model import Job, JobStatus, Reason, StepProgress, StepStatus
 from service.jobs.status import CHANGED, PROGRESS
@@ -167,7 +168,8 @@ class Rig:
 
     async def collect(self, *, last: int | None = None, seconds: float = 30) -> list[Event]:
         with self.watch.follow(self.store.get(self.job.id)) as follower:
-            return [event async for event in events_of(follower, last=last, seconds=seconds)]
+            told = [event async for event in events_of(follower, last=last, seconds=seconds)]
+            return [event for event in told if event is not None]
 
 
 def test_progress_is_told_at_a_pace_and_the_end_at_once():
@@ -206,6 +208,20 @@ def test_a_stream_ends_after_its_time_when_the_job_is_deleted_and_when_all_are_l
         assert names(await asyncio.wait_for(task, 20)) == ["job.queued"]
 
     asyncio.run(scenario())
+
+
+def test_a_silent_stream_shows_that_it_is_alive_until_its_time_is_over(monkeypatch):
+    monkeypatch.setattr(streams, "PULSE", 0.02)
+
+    async def scenario() -> list[Event | None]:
+        rig = Rig()
+        with rig.watch.follow(rig.job) as follower:
+            return [event async for event in events_of(follower, last=None, seconds=0.5)]
+
+    first, *rest = asyncio.run(scenario())
+    assert first is not None
+    assert rest
+    assert set(rest) == {None}
 
 
 def test_a_change_between_a_look_and_following_is_not_missed():

@@ -65,7 +65,16 @@ class Overview:
         counts |= {JobStatus(status): number for status, number in self._database.rows(_IN_PROGRESS)}
         oldest = self._database.rows(_OLDEST, [now])[0][0]
         aside = self._database.rows("select count(*) from jobs where aside")[0][0]
-        return Figures(in_progress=counts, oldest_due=oldest, quarantined=aside, sums=rows.sums(self._database))
+        unsent = self._database.rows("select count(*) from jobs where unsent")[0][0]
+        dead = self._database.rows("select count(*) from jobs where dead")[0][0]
+        return Figures(
+            in_progress=counts,
+            oldest_due=oldest,
+            quarantined=aside,
+            undelivered=unsent,
+            dead_letters=dead,
+            sums=rows.sums(self._database),
+        )
 
     def sweep(self, long_ago: datetime) -> int:
         """Drop the tombstones from before this moment, and what has piled up; return how many tombstones."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from service.figures import Key, Seen, Sum, Tallies, learn
+from service.figures import Key, Sum, Tallies
 from service.ids import first_id
+from service.jobs.counted import Seen, learn
 from service.jobs.model import Job, JobStatus
 from service.jobs.notices import has_dead, is_open
 from service.jobs.postgres import journal
