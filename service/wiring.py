@@ -35,10 +35,10 @@ from service.notify.endpoints import Endpoints, FileEndpoints, MemoryEndpoints
 from service.notify.guard import Guard
 from service.notify.subscribers import Subscribers
 from service.notify.wishes import Wishes
+from service.placement import build_storage
 from service.records import build_store
 from service.settings import Settings
 from service.storage.base import Storage
-from service.storage.local import LocalStorage
 from service.storage.memory import MemoryStorage
 
 
@@ -133,7 +133,7 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
     try:
         disk.make_folders(root / "engine")
         store = build_store(settings, clock=clock)
-        storage = LocalStorage(root, disk=disk, reserve=settings.min_free)
+        storage = build_storage(settings, disk=disk)
         tokens = FileTokenStore(root, disk=disk)
         usage = FileUsage(root)
         links = FileLinks(root, disk=disk)
