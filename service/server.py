@@ -126,7 +126,7 @@ def _tell_machine(url: str, _: Settings) -> None:
 
 def _tell_people(url: str, settings: Settings) -> None:
     sys.stderr.write(
-        f"\nReady at {url}, keeping files in {settings.data_dir.resolve()}\n"
+        f"\nReady at {url}, keeping files in {settings.bucket or settings.data_dir.resolve()}\n"
         f"  curl -F file=@photo.jpg {url}/v1/jobs\n"
         f"{_WHO[is_open(settings, build_tokens(settings))]} API docs: {url}/docs\n\n"
     )

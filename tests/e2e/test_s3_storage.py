@@ -224,6 +224,43 @@ def test_a_download_goes_on_where_the_server_broke_off(server, way):
     assert (fetched.status_code, len(fetched.content), len(seen)) == (200, 1_000_000, 2)
 
 
+def test_downloads_can_be_redirected_to_signed_addresses(s3, server, tmp_path):
+    """The client that follows one is known to the storage by the signature alone."""
+    job_id = submit(server, "write out.bin 1000")
+    document = ended(server, job_id)
+    token = server.token("admin")  # from here on
+    options = {"data_dir": server.data_dir, "storage": server.settings["storage"], "s3_redirect": "5m", "timeout": 90}
+    try:
+        with (
+            serve(tmp_path / "redirecting", **options) as other,
+            httpx.Client(
+                base_url=other.url, trust_env=False, headers={"Authorization": f"Bearer {token}"}, timeout=30
+            ) as http,
+            other.client(token=token) as client,
+        ):
+            href = artifact_of(document)
+            told = http.get(href)
+            location = httpx.URL(told.headers["Location"])
+            anybody = httpx.get(location, headers={"Range": "bytes=990-"}, trust_env=False)
+            looked = http.head(href)
+            tag = looked.headers["ETag"]
+            unchanged = http.get(href, headers={"If-None-Match": tag})
+            target = tmp_path / "out.bin"
+            client.job(job_id).download("obey", "out.bin", to=target)
+
+            assert (told.status_code, told.headers["Cache-Control"]) == (307, "no-store")
+            assert (anybody.status_code, anybody.content) == (206, b"x" * 10)
+            assert anybody.headers["Content-Type"] == "application/octet-stream"
+            assert anybody.headers["Content-Disposition"].startswith('attachment; filename="out.bin"')
+            assert SECRET_KEY not in str(location)
+            assert (looked.status_code, looked.headers["Content-Length"]) == (200, "1000")
+            assert unchanged.status_code == 304
+            assert target.read_bytes() == b"x" * 1000
+    finally:
+        for path in (server.data_dir / "access" / "tokens").iterdir():
+            path.unlink()
+
+
 def test_an_api_that_is_killed_while_a_file_arrives_leaves_nothing_that_is_not_swept(s3, bucket, way, tmp_path):
     """Its marker leads to it once it has been silent for long enough, by the server's clock."""
     settings = {"storage": f"s3://{bucket}/{PREFIX}-killed?endpoint={way.url}", "durability": "none", "timeout": 90}
