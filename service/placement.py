@@ -6,7 +6,6 @@ whose it is, and a start with what does not belong together is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from service.durable import Disk, locked
 from service.errors import ConfigError
 from service.ids import new_id
 from service.settings import Settings
+from service.storage.address import FILES
 from service.storage.base import Storage
 from service.storage.local import LocalStorage
 
@@ -25,32 +25,28 @@ if TYPE_CHECKING:
 _OWNER: Final = "owner"  #: key of the object that says whose the bytes of a bucket are
 
 
-def build_storage(settings: Settings, *, disk: Disk) -> Storage:
-    """Build the storage. Raises ConfigError when it cannot be used, OSError when the data directory cannot be written to."""
-    root, address = settings.data_dir.resolve(), settings.bucket
-    elsewhere = root / "engine" / "bytes"  # is there once the bytes of these records are in a bucket
+def build_storage(settings: Settings, records: str, *, disk: Disk) -> Storage:
+    """Build the storage for the records of this identity.
+
+    Raises ConfigError when it cannot be used, OSError when the data directory cannot be written to.
+    """
+    root, address, in_files = settings.data_dir.resolve(), settings.bucket, records.startswith("files:")
+    noted = root / "engine" / "bytes"  # is there once the bytes of the records in files are in a bucket
+    if in_files and noted.exists() and noted.read_text() != (address.place if address else FILES):
+        raise ConfigError(
+            f"INTAKE_STORAGE={settings.storage}: the bytes of the jobs in {settings.data_dir} are in {noted.read_text()}; "
+            "name that, or copy them and remove engine/bytes"
+        )
     if address is None:
-        if elsewhere.exists() and _is_files(settings):
-            raise ConfigError(
-                f"INTAKE_STORAGE=files: the bytes of the jobs in {settings.data_dir} are in {elsewhere.read_text().split()[0]}; "
-                "set INTAKE_STORAGE to that, or copy them here and remove engine/bytes"
-            )
         return LocalStorage(root, disk=disk, reserve=settings.min_free)
     with extra("s3", "INTAKE_STORAGE"):
         from service.storage.objects import ObjectStorage
         from service.storage.s3 import Bucket
     bucket = Bucket(address, credentials=settings.s3_credentials)
     bucket.check()
-    name = _claimed(bucket, settings, name_of(root, disk))
-    if _is_files(settings):
-        told = f"{address.place} {name}"
-        if not elsewhere.exists():
-            disk.write(elsewhere, told.encode())
-        elif elsewhere.read_text() != told:
-            raise ConfigError(
-                f"INTAKE_STORAGE={settings.storage}: the bytes of the jobs in {settings.data_dir} are in "
-                f"{elsewhere.read_text().split()[0]}; name that, or copy them and remove engine/bytes"
-            )
+    _claim(bucket, records)
+    if in_files and not noted.exists():
+        disk.write(noted, address.place.encode())
     return ObjectStorage(
         bucket,
         (settings.scratch or root / "scratch").resolve(),
@@ -78,37 +74,26 @@ def extra(name: str, setting: str) -> Iterator[None]:
         raise ConfigError(f"{setting}: {error.name} is not installed; pip install 'file-intake[{name}]'") from error
 
 
-def _is_files(settings: Settings) -> bool:
-    return settings.records.get_secret_value() == "files"
-
-
-def _claimed(bucket: Bucket, settings: Settings, mine: str) -> str:
-    """Return the name of the bytes in a bucket, which are this data directory's, at the latest from now on. Raises ConfigError."""
-    place = f"INTAKE_STORAGE ({bucket.address})"
+def _claim(bucket: Bucket, records: str) -> None:
+    """Require that the bytes in a bucket belong to these records, from now on or before. Raises ConfigError."""
     try:
         owner = _owner(bucket)
         if owner is None:
             with suppress(FileExistsError):  # another process was quicker
-                bucket.put(_OWNER, json.dumps({"name": new_id(), "data_dir": mine}).encode(), new=True)
+                bucket.put(_OWNER, f"{records}\n".encode(), new=True)
             owner = _owner(bucket)
     except OSError as error:
-        raise ConfigError(f"{place}: {error}") from error
-    if owner is None or "name" not in owner:
-        raise ConfigError(f"{place}: its object {_OWNER!r} is not one of this service's; use another prefix")
-    if owner.get("data_dir") != mine:
+        raise ConfigError(f"INTAKE_STORAGE ({bucket.address}): {error}") from error
+    if owner != records:
         raise ConfigError(
-            f"{place}: its bytes belong to the records of another data directory than INTAKE_DATA_DIR={settings.data_dir}; "
-            "name that one, or another prefix"
+            f"INTAKE_STORAGE ({bucket.address}): its bytes belong to other records; use another prefix, or set INTAKE_RECORDS "
+            "(on several machines to the same database). If you have moved the records, remove the object `owner`"
         )
-    return owner["name"]
 
 
-def _owner(bucket: Bucket) -> dict[str, str] | None:
+def _owner(bucket: Bucket) -> str | None:
     try:
         with bucket.read(_OWNER) as body:
-            told = json.loads(body.read(4096))
+            return body.read(200).decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return None
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from service.clock import Clock, utc_now
 from service.durable import Disk
 from service.errors import ConfigError
@@ -9,6 +11,9 @@ from service.jobs.file_store import FileJobStore
 from service.jobs.store import JobStore
 from service.placement import extra, name_of
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.jobs.postgres_store import PostgresJobStore
 
 
 def build_store(settings: Settings, *, clock: Clock = utc_now) -> JobStore:
@@ -23,14 +28,26 @@ def build_store(settings: Settings, *, clock: Clock = utc_now) -> JobStore:
     with extra("postgres", "INTAKE_RECORDS"):
         from service.jobs.postgres_store import PostgresJobStore
     store = PostgresJobStore(url, durable=durable, lease=settings.lease, clock=clock, **times)
-    mine = name_of(settings.data_dir.resolve(), Disk(sync=durable))
-    if store.belong_to(mine) != mine:
+    bytes_are = settings.bucket.place if settings.bucket else name_of(settings.data_dir.resolve(), Disk(sync=durable))
+    if (noted := store.belong_to(bytes_are)) != bytes_are:
         store.close()
+        where = f"INTAKE_STORAGE={settings.storage}" if settings.bucket else f"INTAKE_DATA_DIR={settings.data_dir}"
         raise ConfigError(
-            f"INTAKE_DATA_DIR={settings.data_dir}: the records of INTAKE_RECORDS belong to the bytes of another data directory; "
-            "name that one, or another database"
+            f"{where}: the records of INTAKE_RECORDS belong to other bytes, those of {_told(noted)}; name that, or another "
+            "database"
         )
     return store
+
+
+def identity_of(settings: Settings, store: JobStore) -> str:
+    """Return what tells these records from any others, as the bytes that belong to them note it."""
+    if settings.records.get_secret_value() == "files":
+        return f"files:{name_of(settings.data_dir.resolve(), Disk(sync=settings.durability == 'sync'))}"
+    return cast("PostgresJobStore", store).identity()
+
+
+def _told(place: str) -> str:
+    return place if "://" in place else "another data directory"
 
 
 def migrate(settings: Settings, *, check: bool = False) -> tuple[str | None, str]:

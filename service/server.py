@@ -23,7 +23,8 @@ from service.access.opening import is_open, require_tokens_or_loopback
 from service.durable import keep_private
 from service.records import build_store
 from service.settings import Settings
-from service.wiring import build_tokens, load_catalogue
+from service.shared import build_tokens
+from service.wiring import load_catalogue
 
 log = structlog.get_logger(__name__)
 _READY_WITHIN: Final = 60.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import hypothesis
 import pytest
 
-from service.jobs.postgres.schema import migrate
+from service.jobs.postgres.database import Database
+from service.jobs.postgres.schema import migrate, opened
 from tests.needs import need
 from tests.postgres import PostgresServer, running
 from tests.s3 import CREDENTIALS, S3Server
@@ -56,6 +58,13 @@ def records_url(postgres: PostgresServer) -> Iterator[str]:
     name = postgres.create_database("template")
     yield postgres.url(name)
     postgres.sql(f"drop database if exists {name} with (force)")
+
+
+@pytest.fixture
+def database(records_url: str) -> Iterator[Database]:
+    """Give connections to a fresh, migrated database."""
+    with closing(opened(records_url, durable=False, size=4)) as database:
+        yield database
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import re
 import secrets
 import string
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -89,6 +89,11 @@ def no_such_endpoint(name: str) -> NotFound:
     return NotFound(f"There is no webhook endpoint {name[:64]!r}.", hint="`intake webhooks list` shows them all.")
 
 
+def standing(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """Return those that have a URL, oldest first."""
+    return sorted((one for one in endpoints if one.url is not None), key=lambda one: (one.created_at, one.id))
+
+
 class Endpoints(Protocol):
     """Where endpoints are kept. Every method blocks and reads what is there now; it may raise OSError."""
 
@@ -97,6 +102,9 @@ class Endpoints(Protocol):
 
     def get(self, name: str) -> Endpoint | None:
         """Return an endpoint, None when there is none or its record cannot be read."""
+
+    def all(self) -> list[Endpoint]:
+        """Return all of them, in no order."""
 
     def standing(self) -> list[Endpoint]:
         """Return those that have a URL, oldest first."""
@@ -138,14 +146,13 @@ class FileEndpoints:
             return None
         return found if found.id == name else None
 
+    def all(self) -> list[Endpoint]:
+        """Return all of them."""
+        return self._found("")
+
     def standing(self) -> list[Endpoint]:
         """Return those with a URL. A service without endpoints has no folder for them, and this is one failing look."""
-        try:
-            names = [path.name.removesuffix(_SUFFIX) for path in self._folder.iterdir()]
-        except FileNotFoundError:
-            return []
-        found = filter(None, (self.get(name) for name in names if name.startswith("ep_")))
-        return sorted(found, key=lambda one: (one.created_at, one.id))
+        return standing(self._found("ep_"))
 
     def change(self, name: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
         """Replace it."""
@@ -166,6 +173,13 @@ class FileEndpoints:
         with locked(self._folder):
             (self._folder / (name + _SUFFIX)).unlink(missing_ok=True)
             self._disk.sync_folder(self._folder)
+
+    def _found(self, prefix: str) -> list[Endpoint]:
+        try:
+            names = [path.name.removesuffix(_SUFFIX) for path in self._folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        return [one for name in names if name.startswith(prefix) and (one := self.get(name)) is not None]
 
     def _write(self, endpoint: Endpoint) -> None:
         path = self._folder / (endpoint.id + _SUFFIX)
@@ -189,11 +203,14 @@ class MemoryEndpoints:
         """Return it."""
         return self._endpoints.get(name)
 
+    def all(self) -> list[Endpoint]:
+        """Return all of them."""
+        with self._lock:
+            return list(self._endpoints.values())
+
     def standing(self) -> list[Endpoint]:
         """Return those with a URL."""
-        with self._lock:
-            found = [one for one in self._endpoints.values() if one.url is not None]
-        return sorted(found, key=lambda one: (one.created_at, one.id))
+        return standing(self.all())
 
     def change(self, name: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
         """Replace it."""

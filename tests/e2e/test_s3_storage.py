@@ -330,8 +330,8 @@ def test_doctor_and_fsck_look_at_the_bytes_where_they_are(s3, server, bucket):
 
 def test_what_does_not_belong_together_is_refused(server, s3, bucket, tmp_path):
     for others, said in (
-        ({"data_dir": tmp_path / "other"}, "belong to the records of another data directory"),
-        ({"storage": "files"}, "set INTAKE_STORAGE to that"),
+        ({"data_dir": tmp_path / "other"}, "its bytes belong to other records"),
+        ({"storage": "files"}, "name that"),
         ({"storage": f"s3://{bucket}/elsewhere?endpoint={s3.url}"}, "name that"),
         ({"storage": f"s3://no-such-bucket?endpoint={s3.url}"}, "there is no such bucket"),
     ):
