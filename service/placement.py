@@ -71,7 +71,8 @@ def extra(name: str, setting: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"{setting}: {error.name} is not installed; pip install 'file-intake[{name}]'") from error
+        library = (error.name or "").partition(".")[0]
+        raise ConfigError(f"{setting}: {library} is not installed; pip install 'file-intake[{name}]'") from error
 
 
 def _claim(bucket: Bucket, records: str) -> None:

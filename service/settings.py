@@ -44,11 +44,11 @@ class Settings(EmailSettings, StorageSettings):
     workers: int = Field(1, ge=1, le=64, description="API processes. They share the data directory and nothing else.")
     root_path: str = Field("", description="Path prefix under which a proxy publishes the service, such as `/intake`.")
     data_dir: Path = Field(
-        Path("uploads"), description="Directory of all records and bytes. It must be on a local disk."
+        Path("uploads"), description="Directory of all records and bytes that are files. It must be on a local disk."
     )
     records: Address = Field(
         SecretStr("files"),
-        description="Where the records of jobs are: `files` in the data directory, or in PostgreSQL, such as "
+        description="Where records are, of jobs, tokens and webhooks: `files` in the data directory, or in PostgreSQL, such as "
         "`postgresql://intake:secret@db.example.org/intake`, with libpq's parameters; needs the extra `postgres`.",
     )
     records_file: Path | None = Field(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 
@@ -407,3 +409,25 @@ def test_one_of_many_claims_a_key(s3, name):
         thread.join(60)
 
     assert won == [1]
+
+
+def test_without_the_extra_the_service_works_and_asking_for_it_names_the_command(tmp_path):
+    code = """if True:
+        import sys
+        sys.modules.update(botocore=None, urllib3=None)
+        from pathlib import Path
+        from service.app import create_app
+        from service.errors import ConfigError
+        from service.settings import Settings
+        from service.wiring import build
+        create_app(Settings.load(data_dir=Path(sys.argv[1]))).state.intake.services.close()
+        try:
+            build(Settings.load(data_dir=Path(sys.argv[1]) / "other", storage="s3://bucket"))
+        except ConfigError as error:
+            print(error)
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert told.stdout == "INTAKE_STORAGE: botocore is not installed; pip install 'file-intake[s3]'\n"
