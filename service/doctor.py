@@ -44,6 +44,8 @@ def _examine(settings: Settings, services: Services, root: Path) -> Iterator[Fin
     level: Literal["ok", "fail"] = "ok" if free > settings.min_free else "fail"
     hint = None if level == "ok" else "Uploads are refused; free space or lower INTAKE_MIN_FREE."
     yield Finding(level=level, subject="disk", detail=f"{free / 2**30:.1f} GiB free in {root}", hint=hint)
+    if settings.bucket is not None:
+        yield _answer_time(settings, services)
     alive = is_locked(root / "engine" / "supervisor.lock")
     waiting = len(services.store.pending())
     yield Finding(
@@ -60,6 +62,19 @@ def examine(services: Services, *, deep: bool = False, repair: bool = False) -> 
     yield from WebhookFsck(services, repair=repair).run()
     kind = Fsck if services.settings.records.get_secret_value() == "files" else Inspection
     yield from kind(services, deep=deep, repair=repair).run()
+
+
+def _answer_time(settings: Settings, services: Services) -> Finding:
+    began = time.perf_counter()
+    try:
+        services.storage.probe()
+    except OSError as error:
+        hint = "Uploads and downloads are refused until it works again."
+        return Finding(level="fail", subject="storage", detail=f"{settings.bucket}: {error}", hint=hint)
+    took = (time.perf_counter() - began) * 1000
+    return Finding(
+        level="ok", subject="storage", detail=f"{settings.bucket}, {took:.0f} ms to write and remove an object"
+    )
 
 
 def _sync_time(settings: Settings) -> Finding:

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from service.durable import Disk, is_intact, is_locked, locked
+from service.blob import is_whole
+from service.durable import Disk, is_locked, locked
 from service.errors import IntakeError, RecordCorrupt
 from service.findings import FileExamination, Finding
 from service.ids import is_id
@@ -102,7 +103,7 @@ class Fsck(FileExamination):
             detail = "Its markers in outbox/ and deadletters/ do not say what its record says is to be sent."
             mend = partial(self._store.settle, job_id)
             yield from self._wrong_is(subject, detail, "lets them agree.", mend, "They agree.")
-        yield from self._bytes_of(job, folder, subject)
+        yield from self._bytes_of(job, subject)
         yield from self._beside(job, folder, subject)
         yield from self._key_of(job, subject)
         if self._deep and self._twice(job_id, self._row_is_wrong):
@@ -115,7 +116,7 @@ class Fsck(FileExamination):
         if (folder / "job.json").exists() or not folder.exists():
             return
         if self._storage.is_closed(job_id) and not self._store.is_deleted(job_id):
-            hint = f"The file is whole: upload {folder / 'source'} again, then `intake jobs delete {job_id}`."
+            hint = f"The file is whole: upload its source again, then `intake jobs delete {job_id}`."
             detail = "The record of an accepted file is lost."
             if (self._root / "quarantine" / job_id).exists():
                 yield from self._wrong_is(subject, detail, hint)
@@ -126,14 +127,14 @@ class Fsck(FileExamination):
         detail = "It is left of an upload or of a delete that was cut short."
         yield from self._wrong_is(subject, detail, "sweeps it, as the supervisor does.", mend, "It is swept.")
 
-    def _bytes_of(self, job: Job, folder: Path, subject: str) -> Iterator[Finding]:
-        file = job.file
-        if not self._is_whole(folder / "source", file.size, file.sha256):
+    def _bytes_of(self, job: Job, subject: str) -> Iterator[Finding]:
+        file, look = job.file, partial(is_whole, deep=self._deep)
+        if not look(partial(self._storage.source_content, job.id), file.size, file.sha256):
             detail = "The file is not the one that was accepted, or is gone."
             yield from self._wrong_is(subject, detail, "Take it from a backup, or have it uploaded again.")
         for step, made in _artifacts(job):
-            path = folder / f"attempt-{made.attempt}" / step / made.name
-            if not self._is_whole(path, made.size, made.sha256):
+            artifact = partial(self._storage.artifact_content, job.id, step, made)
+            if not look(artifact, made.size, made.sha256):
                 detail = f"The artifact {step}/{made.name} is not the one that was made, or is gone."
                 yield from self._wrong_is(subject, detail, "Take it from a backup, or have the file uploaded again.")
 
@@ -214,15 +215,16 @@ class Fsck(FileExamination):
                     yield from self._stray(path)
 
     def _incoming(self) -> Iterator[Finding]:
-        for path in sorted((self._root / "incoming").iterdir()):
-            if not is_id(path.name):
-                if not path.name.startswith("probe-"):
-                    yield from self._stray(path)
-            elif not self._storage.is_receiving(path.name) and path.exists():
-                mend = partial(sweep_job, self._store, self._storage, path.name)
+        for job_id in sorted(self._storage.leftovers()):
+            if not self._storage.is_receiving(job_id):
+                mend = partial(sweep_job, self._store, self._storage, job_id)
                 detail = "It is left of an upload whose process died."
                 hint = "sweeps it, as the supervisor does."
-                yield from self._wrong_is(f"incoming/{path.name}", detail, hint, mend, "It is swept.")
+                yield from self._wrong_is(f"incoming/{job_id}", detail, hint, mend, "It is swept.")
+        with suppress(FileNotFoundError):  # bytes that are elsewhere do not arrive here
+            for path in sorted((self._root / "incoming").iterdir()):
+                if not is_id(path.name) and not path.name.startswith("probe-"):
+                    yield from self._stray(path)
 
     def _engine(self) -> Iterator[Finding]:
         for name in _LOCKS:
@@ -238,11 +240,6 @@ class Fsck(FileExamination):
     def _reindex(self) -> None:
         self._index.discard()
         self._store.sweep(self._clock())  # whoever keeps house builds it again
-
-    def _is_whole(self, path: Path, size: int, sha256: str) -> bool:
-        if path.is_symlink() or not path.is_file():
-            return False
-        return is_intact(path, size, sha256) if self._deep else path.stat().st_size == size
 
     def _is_astray(self, job: Job) -> bool:
         try:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
-from service.durable import is_intact
+from service.blob import is_whole
 from service.errors import IntakeError, NotFound, RecordCorrupt
 from service.findings import Examination, Finding
-from service.ids import is_id
 from service.jobs.model import Job
 from service.maintenance import sweep_job
+from service.storage.keys import folder_key
 from service.wiring import Services
 
 _AGAIN: Final = 0.2  #: seconds before what looks wrong is looked at again: somebody may be at work on it
@@ -68,22 +66,16 @@ class Inspection(Examination):
 
     def _bytes_of(self, job: Job, subject: str) -> Iterator[Finding]:
         again = "Take it from a backup, or have the file uploaded again."
-        file = job.file
-        if not self._is_whole(self._storage.source(job.id), file.size, file.sha256) and self._is_there(job):
+        file, look = job.file, partial(is_whole, deep=self._deep)
+        source = partial(self._storage.source_content, job.id)
+        if not look(source, file.size, file.sha256) and self._is_there(job):
             yield from self._wrong_is(subject, "The file is not the one that was accepted, or is gone.", again)
         for step in job.steps:
             for made in step.artifacts:
-                opened = self._storage.artifact(job.id, step.name, made)
-                if not self._is_whole(opened, made.size, made.sha256) and self._is_there(job):
+                artifact = partial(self._storage.artifact_content, job.id, step.name, made)
+                if not look(artifact, made.size, made.sha256) and self._is_there(job):
                     detail = f"The artifact {step.name}/{made.name} is not the one that was made, or is gone."
                     yield from self._wrong_is(subject, detail, again)
-
-    def _is_whole(self, opened: AbstractContextManager[Path], size: int, sha256: str) -> bool:
-        try:
-            with opened as path:
-                return is_intact(path, size, sha256) if self._deep else path.stat().st_size == size
-        except FileNotFoundError:
-            return False
 
     def _is_there(self, job: Job) -> bool:
         """Tell whether the job is still the one that was looked at: it may have been deleted, or have run again."""
@@ -101,11 +93,10 @@ class Inspection(Examination):
                 yield from self._wrong_is(f"upload {job_id}", detail, hint, mend, "It is swept.")
 
     def _strangers(self) -> Iterator[Finding]:
-        """Look for bytes in the data directory that no record knows."""
+        """Look for bytes that no record knows."""
         pending = set(self._store.pending())
-        for folder in sorted((self._root / "jobs").glob("*/*/*/*")):
-            job_id = folder.name
-            if not is_id(job_id) or job_id in pending or self._storage.is_receiving(job_id):
+        for job_id in sorted(self._storage.walk()):
+            if job_id in pending or self._storage.is_receiving(job_id):
                 continue
             try:
                 self._store.get(job_id)
@@ -115,4 +106,4 @@ class Inspection(Examination):
                 hint = (
                     "If its client was told 503 `outcome-unknown`, or it comes from other records, it may be deleted."
                 )
-                yield from self._wrong_is(str(folder), "No record knows these bytes.", hint)
+                yield from self._wrong_is(folder_key(job_id), "No record knows these bytes.", hint)

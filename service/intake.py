@@ -29,7 +29,9 @@ from service.wiring import Services
 
 T = TypeVar("T")
 _COUNT_EVERY: Final = 0.5  #: seconds for which the length of the queue is remembered
-_THREADS: Final = 16  #: for the disk alone, so that nothing else waits for them, nor they for anything else
+_THREADS: Final = (
+    16  #: for records, and as many for bytes, so that nothing else waits for them, nor they for anything else
+)
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Intake:
     def __init__(self, services: Services) -> None:
         self.services = services
         self._by = ANYBODY
-        self._limiter = CapacityLimiter(_THREADS)
+        self._limiter, self._of_bytes = CapacityLimiter(_THREADS), CapacityLimiter(_THREADS)
         self.watch = Watch(
             services.store,
             self._in_thread,
@@ -255,15 +257,15 @@ class Intake:
                     job_status=str(job.status),
                 )
 
-        await self._in_thread(self._delete, job_id, check)
+        await self._with_bytes(self._delete, job_id, check)
 
     async def source(self, job_id: str) -> Blob:
         """Return the file as it arrived. Raises NotFound when it is lost."""
-        return await self._in_thread(source_of, await self.get(job_id), self.services.storage)
+        return await self._with_bytes(source_of, await self.get(job_id), self.services.storage)
 
     async def artifact(self, job_id: str, step: str, name: str) -> Blob:
         """Return a file that a step made. Raises NotFound when the job has no such artifact (yet), and when it is lost."""
-        return await self._in_thread(artifact_of, await self.get(job_id), step, name, self.services.storage)
+        return await self._with_bytes(artifact_of, await self.get(job_id), step, name, self.services.storage)
 
     async def _queue_length(self) -> int:
         now, queue = time.monotonic(), self._queue
@@ -276,6 +278,9 @@ class Intake:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(partial(function, *arguments), limiter=self._limiter)
+
+    async def _with_bytes(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await anyio.to_thread.run_sync(partial(function, *arguments), limiter=self._of_bytes)
 
 
 def _require(job: Job, tags: frozenset[str] | None) -> None:

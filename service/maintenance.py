@@ -13,7 +13,7 @@ from service.errors import Conflict, IntakeError, NotFound
 from service.jobs.model import Job
 from service.jobs.notices import is_open
 from service.jobs.store import JobStore
-from service.storage.base import Storage
+from service.storage.base import Storage, StorageUnreachable
 
 if TYPE_CHECKING:
     from service.wiring import Services
@@ -112,6 +112,14 @@ def sweep_job(store: JobStore, storage: Storage, job_id: str) -> bool:
     storage.delete(job_id)
     store.forget(job_id)
     return True
+
+
+def tidy_up(store: JobStore, storage: Storage, job_id: str) -> None:
+    """Do the same after a look at a job that has ended; where the storage does not answer, housekeeping does it later."""
+    try:
+        sweep_job(store, storage, job_id)
+    except StorageUnreachable as error:
+        log.warning("what is left of an upload cannot be looked for", job_id=job_id, error=str(error))
 
 
 def _expired(store: JobStore, now: datetime) -> Iterator[str]:

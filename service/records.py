@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from service.clock import Clock, utc_now
-from service.durable import Disk, locked
+from service.durable import Disk
 from service.errors import ConfigError
-from service.ids import new_id
 from service.jobs.file_store import FileJobStore
 from service.jobs.store import JobStore
+from service.placement import extra, name_of
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.jobs.postgres_store import PostgresJobStore
 
 
 def build_store(settings: Settings, *, clock: Clock = utc_now) -> JobStore:
@@ -24,27 +25,29 @@ def build_store(settings: Settings, *, clock: Clock = utc_now) -> JobStore:
     durable = settings.durability == "sync"
     if url == "files":
         return FileJobStore(settings.data_dir.resolve(), disk=Disk(sync=durable), clock=clock, **times)
-    with _extra("postgres", "INTAKE_RECORDS"):
+    with extra("postgres", "INTAKE_RECORDS"):
         from service.jobs.postgres_store import PostgresJobStore
     store = PostgresJobStore(url, durable=durable, lease=settings.lease, clock=clock, **times)
-    mine = _name_of(settings.data_dir.resolve(), Disk(sync=durable))
-    if store.belong_to(mine) != mine:
+    bytes_are = settings.bucket.place if settings.bucket else name_of(settings.data_dir.resolve(), Disk(sync=durable))
+    if (noted := store.belong_to(bytes_are)) != bytes_are:
         store.close()
+        where = f"INTAKE_STORAGE={settings.storage}" if settings.bucket else f"INTAKE_DATA_DIR={settings.data_dir}"
         raise ConfigError(
-            f"INTAKE_DATA_DIR={settings.data_dir}: the records of INTAKE_RECORDS belong to the bytes of another data directory; "
-            "name that one, or another database"
+            f"{where}: the records of INTAKE_RECORDS belong to other bytes, those of {_told(noted)}; name that, or another "
+            "database"
         )
     return store
 
 
-def _name_of(root: Path, disk: Disk) -> str:
-    """Return what tells this data directory from any other, also after it was moved; made when it is asked for first."""
-    path = root / "engine" / "name"
-    disk.make_folders(path.parent)
-    with locked(path.parent):
-        if not path.exists():
-            disk.write(path, new_id().encode("ascii"))
-    return path.read_text(encoding="ascii")
+def identity_of(settings: Settings, store: JobStore) -> str:
+    """Return what tells these records from any others, as the bytes that belong to them note it."""
+    if settings.records.get_secret_value() == "files":
+        return f"files:{name_of(settings.data_dir.resolve(), Disk(sync=settings.durability == 'sync'))}"
+    return cast("PostgresJobStore", store).identity()
+
+
+def _told(place: str) -> str:
+    return place if "://" in place else "another data directory"
 
 
 def migrate(settings: Settings, *, check: bool = False) -> tuple[str | None, str]:
@@ -55,15 +58,6 @@ def migrate(settings: Settings, *, check: bool = False) -> tuple[str | None, str
     url = settings.records.get_secret_value()
     if url == "files":
         raise ConfigError("INTAKE_RECORDS=files: files need no migration; name a PostgreSQL database")
-    with _extra("postgres", "INTAKE_RECORDS"):
+    with extra("postgres", "INTAKE_RECORDS"):
         from service.jobs.postgres import schema
     return schema.migrate(url, check=check)
-
-
-@contextmanager
-def _extra(name: str, setting: str) -> Iterator[None]:
-    """Say which extra of the package is missing when an import within fails. Raises ConfigError."""
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigError(f"{setting}: {error.name} is not installed; pip install 'file-intake[{name}]'") from error

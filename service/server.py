@@ -23,7 +23,8 @@ from service.access.opening import is_open, require_tokens_or_loopback
 from service.durable import keep_private
 from service.records import build_store
 from service.settings import Settings
-from service.wiring import build_tokens, load_catalogue
+from service.shared import build_tokens
+from service.wiring import load_catalogue
 
 log = structlog.get_logger(__name__)
 _READY_WITHIN: Final = 60.0
@@ -126,7 +127,7 @@ def _tell_machine(url: str, _: Settings) -> None:
 
 def _tell_people(url: str, settings: Settings) -> None:
     sys.stderr.write(
-        f"\nReady at {url}, keeping files in {settings.data_dir.resolve()}\n"
+        f"\nReady at {url}, keeping files in {settings.bucket or settings.data_dir.resolve()}\n"
         f"  curl -F file=@photo.jpg {url}/v1/jobs\n"
         f"{_WHO[is_open(settings, build_tokens(settings))]} API docs: {url}/docs\n\n"
     )

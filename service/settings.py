@@ -19,6 +19,7 @@ from service.email_settings import EmailSettings
 from service.errors import ConfigError
 from service.kinds import Address, Duration, OptionalDuration, Size
 from service.mistakes import did_you_mean, tell
+from service.storage_settings import StorageSettings
 from service.units import format_duration as format_duration
 from service.units import format_size as format_size
 from service.units import parse_duration as parse_duration
@@ -31,7 +32,7 @@ _TESTS = f"{PREFIX}TEST_"  # begins what belongs to the project's own tests
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")
 
 
-class Settings(EmailSettings):
+class Settings(EmailSettings, StorageSettings):
     """All settings of one process, frozen. Build it with ``Settings.load()``, which reports mistakes by the variable's name."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
@@ -43,11 +44,11 @@ class Settings(EmailSettings):
     workers: int = Field(1, ge=1, le=64, description="API processes. They share the data directory and nothing else.")
     root_path: str = Field("", description="Path prefix under which a proxy publishes the service, such as `/intake`.")
     data_dir: Path = Field(
-        Path("uploads"), description="Directory of all records and bytes. It must be on a local disk."
+        Path("uploads"), description="Directory of all records and bytes that are files. It must be on a local disk."
     )
     records: Address = Field(
         SecretStr("files"),
-        description="Where the records of jobs are: `files` in the data directory, or in PostgreSQL, such as "
+        description="Where records are, of jobs, tokens and webhooks: `files` in the data directory, or in PostgreSQL, such as "
         "`postgresql://intake:secret@db.example.org/intake`, with libpq's parameters; needs the extra `postgres`.",
     )
     records_file: Path | None = Field(
@@ -57,7 +58,7 @@ class Settings(EmailSettings):
         timedelta(seconds=30),
         ge=timedelta(seconds=1),
         description="How long a runner, or an upload with an Idempotency-Key, may give PostgreSQL no sign of life before its job "
-        "or key is free for others.",
+        "or key is free for others; the same for uploads to an S3 server, at least 10 s.",
     )
     durability: Literal["sync", "none"] = Field(
         "sync",

@@ -198,14 +198,15 @@ class Server:
 
         It may be made before the first start.
         """
-        from service.access.file_store import FileTokenStore
         from service.access.model import Scope, new_token
-        from service.durable import Disk
+        from service.settings import Settings
+        from service.shared import build_tokens
 
         self.data_dir.mkdir(parents=True, exist_ok=True)
         wanted = frozenset(Scope(scope) for scope in scopes or ("admin",))
         text, kept = new_token(name, wanted, datetime.now(UTC))
-        FileTokenStore(self.data_dir, disk=Disk(sync=False)).add(kept)
+        where = {name: self.settings.get(name) for name in ("records", "records_file")}
+        build_tokens(Settings.load(data_dir=self.data_dir, durability="none", **where)).add(kept)
         return text
 
     def client(self, **options: Any) -> Client:

@@ -1,7 +1,8 @@
 """Moving records of jobs between stores, by way of a file: one record a line, as each store keeps it. Bytes stay where they are.
 
-What moves: records, and the Idempotency-Keys that lead to them. What does not: tombstones of expired jobs, progress, and figures,
-which the new store counts anew from the records it gets.
+What moves: records, and the Idempotency-Keys that lead to them; tokens, and endpoints of webhooks with their secrets. What does
+not: tombstones of expired jobs, progress, what was used of quotas, signed links, which end, and figures, which the new store counts
+anew from the records it gets.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from service.access.model import Token
 from service.durable import Disk, is_locked
 from service.errors import ConfigError, Conflict, Gone, IntakeError, KeyInFlight, NotFound, RecordCorrupt
 from service.ids import is_id
 from service.jobs.model import Job
 from service.jobs.record import decode, encode
 from service.jobs.store import JobStore
+from service.notify.endpoints import Endpoint
 from service.wiring import Services
 
 NAME: Final = "records.jsonl"
+ACCESS: Final = "access.jsonl"  #: tokens and endpoints; readable by its user alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,7 @@ def export(services: Services, folder: Path) -> Moved:
                 failed.append(f"{services.store.where(job_id)}: {error}")
         out.flush()
         disk.sync_file(out.fileno())
+    _export_access(services, folder / ACCESS, disk)
     new.replace(target)
     disk.sync_folder(folder)
     return Moved(records=count, skipped=0, failed=tuple(failed))
@@ -76,7 +81,30 @@ def load(services: Services, folder: Path) -> Moved:
             failed.append(f"line {number}: {error}")
             continue
         count, skipped = count + taken, skipped + (not taken)
+    _load_access(services, folder / ACCESS)
     return Moved(records=count, skipped=skipped, failed=tuple(failed))
+
+
+def _export_access(services: Services, path: Path, disk: Disk) -> None:
+    tokens = [{"token": one.model_dump(mode="json")} for one in services.tokens.all()]
+    endpoints = [{"endpoint": one.model_dump(mode="json")} for one in services.endpoints.all()]
+    disk.write(path, "".join(f"{json.dumps(one)}\n" for one in [*tokens, *endpoints]).encode(), mode=0o600)
+
+
+def _load_access(services: Services, path: Path) -> None:
+    """Take tokens and endpoints that are not there yet. Nobody is let in who was not: a line that cannot be read stops it."""
+    if not path.exists():
+        return
+    for line in path.read_bytes().splitlines():
+        match json.loads(line):
+            case {"token": told}:
+                token = Token.model_validate(told)
+                if services.tokens.get(token.id) is None:
+                    services.tokens.add(token)
+            case {"endpoint": told}:
+                endpoint = Endpoint.model_validate(told)
+                if services.endpoints.get(endpoint.id) is None:
+                    services.endpoints.put(endpoint)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

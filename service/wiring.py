@@ -9,10 +9,9 @@ from pathlib import Path
 from processors.contract import Limits
 from processors.pipeline import Pipeline, PipelineError, load_pipelines
 from processors.registry import Registry, RegistryError, load_registry
-from service.access.file_store import FileTokenStore
-from service.access.links import FileLinks, Links, MemoryLinks
+from service.access.links import Links, MemoryLinks
 from service.access.memory_store import MemoryTokenStore
-from service.access.quota import FileUsage, MemoryUsage, Usage
+from service.access.quota import MemoryUsage, Usage
 from service.access.store import TokenStore
 from service.audit import Audit
 from service.clock import Clock, utc_now
@@ -31,14 +30,15 @@ from service.jobs.model import Job
 from service.jobs.retry import RetryPolicy
 from service.jobs.store import JobStore
 from service.notify.base import Ending
-from service.notify.endpoints import Endpoints, FileEndpoints, MemoryEndpoints
+from service.notify.endpoints import Endpoints, MemoryEndpoints
 from service.notify.guard import Guard
 from service.notify.subscribers import Subscribers
 from service.notify.wishes import Wishes
-from service.records import build_store
+from service.placement import build_storage
+from service.records import build_store, identity_of
 from service.settings import Settings
+from service.shared import build_shared
 from service.storage.base import Storage
-from service.storage.local import LocalStorage
 from service.storage.memory import MemoryStorage
 
 
@@ -70,11 +70,13 @@ class Services:
     guard: Guard
     wishes: Wishes
     ending: Callable[[Job], Job]  #: applied within every change that ends a job
+    let_go: Callable[[], None] = lambda: None  #: of what the parts hold open beside records and counts
 
     def close(self) -> None:
         """Let go of what the parts hold open."""
         self.counts.close()
         self.store.close()
+        self.let_go()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +135,8 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
     try:
         disk.make_folders(root / "engine")
         store = build_store(settings, clock=clock)
-        storage = LocalStorage(root, disk=disk, reserve=settings.min_free)
-        tokens = FileTokenStore(root, disk=disk)
-        usage = FileUsage(root)
-        links = FileLinks(root, disk=disk)
-        endpoints = FileEndpoints(root, disk=disk)
+        storage = build_storage(settings, identity_of(settings, store), disk=disk)
+        shared = build_shared(settings)
     except OSError as error:
         raise ConfigError(f"INTAKE_DATA_DIR={settings.data_dir}: {error.strerror or error}") from error
     guard = Guard(settings.names("webhook_allow"))
@@ -147,34 +146,19 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
         catalogue=catalogue or load_catalogue(settings),
         store=store,
         storage=storage,
-        tokens=tokens,
-        usage=usage,
-        links=links,
+        tokens=shared.tokens,
+        usage=shared.usage,
+        links=shared.links,
         engine=engine,
         clock=clock,
         counts=Counts(root / "engine" / "counts.db"),
         audit=Audit.of(settings, clock=clock),
-        endpoints=endpoints,
+        endpoints=shared.endpoints,
         guard=guard,
-        wishes=_wishes(settings, guard, endpoints),
-        ending=_ending(settings, endpoints, clock),
+        wishes=_wishes(settings, guard, shared.endpoints),
+        ending=_ending(settings, shared.endpoints, clock),
+        let_go=shared.close,
     )
-
-
-def build_tokens(settings: Settings) -> TokenStore:
-    """Build the tokens alone. Raises ConfigError when they cannot be kept there."""
-    root = settings.data_dir.resolve()
-    disk = Disk(sync=settings.durability == "sync")
-    try:
-        disk.make_folders(root)
-        return FileTokenStore(root, disk=disk)
-    except OSError as error:
-        raise ConfigError(f"INTAKE_DATA_DIR={settings.data_dir}: {error.strerror or error}") from error
-
-
-def build_endpoints(settings: Settings) -> Endpoints:
-    """Build the webhook endpoints alone."""
-    return FileEndpoints(settings.data_dir.resolve(), disk=Disk(sync=settings.durability == "sync"))
 
 
 def build_in_memory(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import hypothesis
 import pytest
 
-from service.jobs.postgres.schema import migrate
+from service.jobs.postgres.database import Database
+from service.jobs.postgres.schema import migrate, opened
 from tests.needs import need
 from tests.postgres import PostgresServer, running
+from tests.s3 import CREDENTIALS, S3Server
+from tests.s3 import running as s3_running
 from tests.waiting import find_free_port
 
 EXPLORE = bool(os.environ.get("INTAKE_TEST_EXPLORE"))  # `make fuzz` tries something new each time; the suite never does
@@ -54,6 +58,22 @@ def records_url(postgres: PostgresServer) -> Iterator[str]:
     name = postgres.create_database("template")
     yield postgres.url(name)
     postgres.sql(f"drop database if exists {name} with (force)")
+
+
+@pytest.fixture
+def database(records_url: str) -> Iterator[Database]:
+    """Give connections to a fresh, migrated database."""
+    with closing(opened(records_url, durable=False, size=4)) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """Give the S3 server of this test process; whoever uses botocore in it has its credentials."""
+    with pytest.MonkeyPatch.context() as patch, s3_running() as server:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield server
 
 
 @pytest.fixture

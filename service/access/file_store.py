@@ -20,6 +20,8 @@ _SUFFIX: Final = ".json"
 class FileTokenStore:
     """The tokens of one data directory. A file of some 300 bytes is read for a request; nothing is remembered."""
 
+    waits = False
+
     def __init__(self, root: Path, *, disk: Disk | None = None) -> None:
         self._root = root
         self._disk = disk or Disk()

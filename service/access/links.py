@@ -26,7 +26,7 @@ from service.errors import Forbidden
 LONGEST: Final = timedelta(days=7)
 #: Parameters that belong to a link and to nothing else.
 PARAMETERS: Final = frozenset({"exp", "kid", "sub", "nonce", "max_size", "sig"})
-_BYTES: Final = 32
+BYTES: Final = 32  #: of the key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class FileLinks:
         with suppress(FileNotFoundError):
             return bytes.fromhex(path.read_text(encoding="ascii"))
         fresh = path.with_name(f"links.key.{secrets.token_hex(8)}")
-        self._disk.write(fresh, secrets.token_hex(_BYTES).encode(), mode=0o600)
+        self._disk.write(fresh, secrets.token_hex(BYTES).encode(), mode=0o600)
         with suppress(FileExistsError):  # another process was quicker: its key counts
             os.link(fresh, path)
         fresh.unlink()
@@ -76,7 +76,7 @@ class FileLinks:
 
     def is_spent(self, link: Link) -> bool:
         """Tell whether it was used."""
-        return (self._spent / _name(link)).exists()
+        return (self._spent / name_of(link)).exists()
 
     def spend(self, link: Link) -> None:
         """Remember that it was used, and forget those that have ended."""
@@ -85,7 +85,7 @@ class FileLinks:
             with suppress(ValueError, FileNotFoundError):
                 if int(path.name.partition("-")[0]) < now - 60:
                     path.unlink()
-        (self._spent / _name(link)).touch()
+        (self._spent / name_of(link)).touch()
         self._disk.sync_folder(self._spent)
 
 
@@ -93,7 +93,7 @@ class MemoryLinks:
     """The same in memory, for tests."""
 
     def __init__(self) -> None:
-        self._key = secrets.token_bytes(_BYTES)
+        self._key = secrets.token_bytes(BYTES)
         self._spent: set[str] = set()
 
     def key(self) -> bytes:
@@ -102,11 +102,11 @@ class MemoryLinks:
 
     def is_spent(self, link: Link) -> bool:
         """Tell whether it was used."""
-        return _name(link) in self._spent
+        return name_of(link) in self._spent
 
     def spend(self, link: Link) -> None:
         """Remember that it was used."""
-        self._spent.add(_name(link))
+        self._spent.add(name_of(link))
 
 
 def signed(key: bytes, method: str, path: str, query: Mapping[str, str], link: Link) -> str:
@@ -152,5 +152,6 @@ def _key_id(key: bytes) -> str:
     return hashlib.sha256(b"key id of " + key).hexdigest()[:8]
 
 
-def _name(link: Link) -> str:
+def name_of(link: Link) -> str:
+    """Return what a link that can be used once is told from others by."""
     return f"{link.exp}-{link.nonce}"

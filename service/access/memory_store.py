@@ -12,6 +12,8 @@ from service.access.store import no_such_token
 class MemoryTokenStore:
     """A token store without files: gone with its process."""
 
+    waits = False
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tokens: dict[str, Token] = {}

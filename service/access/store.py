@@ -16,6 +16,10 @@ _NOBODY: Final = digest("")  #: compared with when there is no such token, so th
 class TokenStore(Protocol):
     """Tokens. Every method blocks, reads what is there now, and may raise OSError: whoever asks then refuses."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether ``any`` may wait for a server; without that an event loop may ask it."""
+
     def add(self, token: Token) -> None:
         """Keep a new token; it counts from now on, in every process, and survives a power cut."""
 
@@ -31,7 +35,7 @@ class TokenStore(Protocol):
     def any(self) -> bool:
         """Tell whether there is a token, valid or not: a service whose last token is revoked does not open.
 
-        Asked for every request without a token, and quick enough for that: it waits for nothing.
+        Asked for every request without a token, and quick enough for that.
         """
 
 

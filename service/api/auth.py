@@ -21,6 +21,7 @@ from service.api.browsers import is_foreign, refused
 from service.api.hosts import host_name
 from service.errors import BadRequest, Forbidden, Misdirected, Unauthorized
 from service.intake import Intake
+from service.wiring import Services
 
 _REALM: Final = "file-intake"
 _HINT: Final = "Send a token: Authorization: Bearer fik_…; the operator makes one with `intake tokens create`."
@@ -57,7 +58,7 @@ async def _principal(request: Request) -> Principal:
     text = _credentials(request)
     services = cast("Intake", request.app.state.intake).services
     if text is None:
-        if not is_open(services.settings, services.tokens):
+        if not await _is_open(services):
             raise Unauthorized(
                 "This service wants a token.", hint=_HINT, headers={"WWW-Authenticate": f'Bearer realm="{_REALM}"'}
             )
@@ -88,7 +89,7 @@ async def _linked(request: Request) -> Principal:
     query = request.query_params.multi_items()
     link = verify(await run_sync(services.links.key), request.method, path, query, services.clock())
     if link.sub is None:
-        principal = ANYBODY if is_open(services.settings, services.tokens) else None
+        principal = ANYBODY if await _is_open(services) else None
     else:
         principal = await run_sync(stands_for, services.tokens, link.sub, services.clock())
     if principal is None:
@@ -98,6 +99,12 @@ async def _linked(request: Request) -> Principal:
         raise used_up()
     request.state.link = link
     return principal
+
+
+async def _is_open(services: Services) -> bool:
+    if services.tokens.waits:
+        return await run_sync(is_open, services.settings, services.tokens)
+    return is_open(services.settings, services.tokens)
 
 
 def _allowed(scope: Scope | None, *, links: bool = False) -> Callable[[Request, BackgroundTasks], Awaitable[Intake]]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from io import BufferedIOBase
 from typing import Any, Final
 from urllib.parse import quote
 
 import anyio
+import structlog
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Request
 from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response
@@ -18,9 +24,13 @@ from service.api.auth import LinkedReads
 from service.api.openapi import bytes_response, problems
 from service.api.problems import phrase_of, problem
 from service.blob import Blob
-from service.errors import NotFound
+from service.intake import Intake
+from service.storage.base import Content, StorageUnreachable
 
+log = structlog.get_logger(__name__)
 router = APIRouter(tags=["downloads"])
+_READERS: Final = CapacityLimiter(32)  #: for bytes that come from elsewhere, so that nothing else waits for them
+_TRIES: Final = 3  #: at opening bytes that come from elsewhere where reading broke off
 #: Types a browser shows without running anything in them; everything else is served as octet-stream.
 _HARMLESS: Final = re.compile(
     r"image/(jpeg|png|gif|webp|avif|bmp|tiff)|text/plain|text/csv|application/(json|pdf)|audio/.+|video/.+"
@@ -30,6 +40,8 @@ _RANGE: Final = re.compile(r"([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18})")
 _RESPONSES: Final[dict[int | str, Any]] = {
     200: bytes_response("The whole file."),
     206: bytes_response("The requested range."),
+    304: {"description": "Unchanged."},
+    307: {"description": "The bytes are behind `Location`, for a short while (`INTAKE_S3_REDIRECT`)."},
 }
 
 
@@ -38,12 +50,12 @@ _RESPONSES: Final[dict[int | str, Any]] = {
     "/v1/jobs/{job_id}/source",
     operation_id="getSource",
     summary="Download the file as it arrived",
-    responses={**_RESPONSES, 304: {"description": "Unchanged."}, **problems(404, 410, 416)},
+    responses={**_RESPONSES, **problems(404, 410, 416)},
     response_class=Response,
 )
 async def get_source(job_id: str, request: Request, intake: LinkedReads) -> Response:
     """Return the bytes as they were uploaded."""
-    return await _download(request, await intake.source(job_id))
+    return await _download(request, intake, await intake.source(job_id))
 
 
 @router.head("/v1/jobs/{job_id}/artifacts/{step}/{name}", include_in_schema=False)
@@ -51,40 +63,44 @@ async def get_source(job_id: str, request: Request, intake: LinkedReads) -> Resp
     "/v1/jobs/{job_id}/artifacts/{step}/{name}",
     operation_id="getArtifact",
     summary="Download what a step made",
-    responses={**_RESPONSES, 304: {"description": "Unchanged."}, **problems(404, 410, 416)},
+    responses={**_RESPONSES, **problems(404, 410, 416)},
     response_class=Response,
 )
 async def get_artifact(job_id: str, step: str, name: str, request: Request, intake: LinkedReads) -> Response:
     """Return an artifact."""
-    return await _download(request, await intake.artifact(job_id, step, name))
+    return await _download(request, intake, await intake.artifact(job_id, step, name))
 
 
-async def _download(request: Request, blob: Blob) -> Response:
+async def _download(request: Request, intake: Intake, blob: Blob) -> Response:
+    disposition = attachment(blob.name)
     headers = {
         "ETag": f'"{blob.sha256}"',
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(blob.sha256)).decode()}:",
         "Cache-Control": "private, no-cache",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox; default-src 'none'",
-        "Content-Disposition": attachment(blob.name),
+        "Content-Disposition": disposition,
     }
     if fields.is_fresh(request.headers, blob.sha256):
-        blob.close()
         return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Cache-Control")})
-    try:
-        stat = await anyio.Path(blob.path).stat()
-    except FileNotFoundError:
-        blob.close()
-        raise NotFound("The bytes have just been deleted.", code="bytes-lost") from None
     kind = blob.media_type if _HARMLESS.fullmatch(blob.media_type) else "application/octet-stream"
-    return _Download(request, blob, headers=headers, media_type=kind, stat_result=stat)
+    lifetime = intake.services.settings.s3_redirect
+    if lifetime and request.method == "GET":  # what is signed for GET is no answer to HEAD
+        seconds = int(lifetime.total_seconds())
+        if link := blob.content.link(seconds=seconds, media_type=kind, disposition=disposition):
+            told = {"Location": link, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+            return Response(status_code=307, headers=told)
+    response = _Download if blob.content.path else _Streamed
+    return response(request, blob, headers=headers, media_type=kind)
 
 
 class _Download(FileResponse):
     """Starlette's file response, with ranges as RFC 9110, section 14.2, has them, and 416 as a problem document."""
 
     def __init__(self, request: Request, blob: Blob, **options: object) -> None:
-        super().__init__(blob.path, **options)  # type: ignore[arg-type]
+        content = blob.content
+        stat = os.stat_result((0, 0, 0, 0, 0, 0, content.size, 0, content.changed_at, 0))
+        super().__init__(content.path or blob.name, stat_result=stat, **options)  # type: ignore[arg-type]
         self._request = request
         self._blob = blob
 
@@ -120,6 +136,63 @@ class _Download(FileResponse):
         if scope["method"] != "GET" or (condition is not None and not self._should_use_range(condition)):
             return None
         return satisfiable(headers.get("range", ""), size)
+
+
+class _Streamed(_Download):
+    """The same for bytes that are not a file of this machine: they pass through in pieces."""
+
+    chunk_size = 2**18
+
+    @asynccontextmanager
+    async def _open_file(self) -> AsyncIterator[Any]:
+        file = _Distant(self._blob.content)
+        try:
+            yield file
+        finally:
+            with anyio.CancelScope(shield=True):
+                await file.close()
+
+
+class _Distant:
+    """Bytes of a storage as a file to be read from any position; opened again where reading breaks off."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self._at = 0
+        self._file: BufferedIOBase | None = None
+
+    async def seek(self, position: int) -> None:
+        """Go to a position; nothing is fetched yet."""
+        await self.close()
+        self._at = position
+
+    async def read(self, size: int) -> bytes:
+        """Return the next bytes: ``size`` of them, but at the end. Raises OSError when they cannot be had."""
+        return await anyio.to_thread.run_sync(self._read, size, limiter=_READERS)
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            await anyio.to_thread.run_sync(file.close, limiter=_READERS)
+
+    def _read(self, size: int) -> bytes:
+        for failures in range(_TRIES):
+            try:
+                if self._file is None:
+                    self._file = self._content.open(self._at)
+                piece = self._file.read(size)
+                self._at += len(piece)
+            except StorageUnreachable as error:
+                log.warning("a download broke off in the storage", error=str(error), failures=failures + 1)
+                if self._file is not None:
+                    self._file.close()
+                self._file = None
+                if failures + 1 == _TRIES:
+                    raise
+            else:
+                return piece
+        raise AssertionError("the last failure is raised")
 
 
 def satisfiable(asked: str, size: int) -> str | None:

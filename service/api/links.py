@@ -126,8 +126,7 @@ async def _of_a_job(intake: Intake, href: str) -> str:
     match = _PATH.search(href)
     assert match is not None, "checked by the model"
     job_id, step, name = (part and unquote(part) for part in match.groups())
-    blob = await (intake.artifact(job_id, step, name) if step else intake.source(job_id))
-    blob.close()
+    await (intake.artifact(job_id, step, name) if step else intake.source(job_id))
     return f"/v1/jobs/{job_id}/artifacts/{step}/{name}" if step else f"/v1/jobs/{job_id}/source"
 
 

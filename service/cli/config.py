@@ -125,7 +125,12 @@ def _groups(settings: type[Settings]) -> Iterator[tuple[str, list[str]]]:
         elif (name := re.match(r"    (\w+): ", line)) and name[1] in left:
             left.remove(name[1])
             names.append(name[1])
-    yield title, [*names, *sorted(left)]
+    yield title, names
+    for part in settings.__bases__:  # whose docstrings say what they are about
+        if own := [name for name in getattr(part, "model_fields", ()) if name in left]:
+            yield (part.__doc__ or "").split("\n")[0].rstrip("."), own
+            left.difference_update(own)
+    assert not left, left
 
 
 def _kind(field: FieldInfo) -> str:

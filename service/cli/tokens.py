@@ -49,7 +49,7 @@ def create(
     """
     from service.access.model import new_token
     from service.clock import utc_now
-    from service.wiring import build_tokens
+    from service.shared import build_tokens
 
     now = utc_now()
     lasting = duration_of(expires, "--expires")
@@ -76,7 +76,7 @@ def list_tokens(cli: Cli, data_dir: DataDirOption = None, config: ConfigOption =
     """List the tokens, oldest first, without their secrets."""
     from service.cli.output import Column, age, field, write
     from service.clock import utc_now
-    from service.wiring import build_tokens
+    from service.shared import build_tokens
 
     now = utc_now()
     documents = [_document(token, now) for token in build_tokens(settings_of(config, data_dir=data_dir)).all()]
@@ -106,7 +106,7 @@ def rotate(
     from service.access.model import rotated
     from service.clock import utc_now
     from service.errors import NotFound
-    from service.wiring import build_tokens
+    from service.shared import build_tokens
 
     settings = settings_of(config, data_dir=data_dir)
     tokens = build_tokens(settings)
@@ -149,7 +149,7 @@ def revoke(
     """
     from service.clock import utc_now
     from service.errors import NotFound
-    from service.wiring import build_tokens
+    from service.shared import build_tokens
 
     settings = settings_of(config, data_dir=data_dir)
     tokens = build_tokens(settings)

@@ -44,7 +44,7 @@ def add(
     """
     from service.clock import utc_now
     from service.notify.endpoints import new_endpoint
-    from service.wiring import build_endpoints
+    from service.shared import build_endpoints
 
     settings = settings_of(config, data_dir=data_dir)
     wanted = checked_events(word.strip() for word in events.split(",") if word.strip())
@@ -62,7 +62,7 @@ def add(
 def list_endpoints(cli: Cli, data_dir: DataDirOption = None, config: ConfigOption = None) -> None:
     """List the endpoints, oldest first, without their secrets."""
     from service.cli.output import Column, age, field, write
-    from service.wiring import build_endpoints
+    from service.shared import build_endpoints
 
     found = build_endpoints(settings_of(config, data_dir=data_dir)).standing()
     documents = [endpoint.public() for endpoint in found]
@@ -89,7 +89,7 @@ def remove(
 ) -> int:
     """Remove endpoints: nothing more is sent to them, also of what was waiting."""
     from service.errors import NotFound
-    from service.wiring import build_endpoints
+    from service.shared import build_endpoints
 
     settings, code = settings_of(config, data_dir=data_dir), Code.OK
     endpoints = build_endpoints(settings)
@@ -119,7 +119,7 @@ def rotate(
     """
     from service.clock import utc_now
     from service.errors import NotFound
-    from service.wiring import build_endpoints
+    from service.shared import build_endpoints
 
     now, made = utc_now(), list[str]()
     length = duration_of(keep, "--keep") or timedelta(0)
@@ -158,7 +158,7 @@ def callback_secret(
     from service.access.model import is_token_id
     from service.clock import utc_now
     from service.notify.endpoints import Endpoint, callback_id
-    from service.wiring import build_endpoints
+    from service.shared import build_endpoints
 
     if token is not None and not is_token_id(token):
         raise typer.BadParameter(f"{token!r} is no id of a token", param_hint="TOKEN_ID")

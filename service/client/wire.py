@@ -22,7 +22,8 @@ T = TypeVar("T")
 class Send:
     """Send a request. The answer is sent back, or the ``httpx.TransportError`` is raised at the yield.
 
-    With ``stream``, the body of a good answer is left for ``Read``. The next Send, or the end, closes the answer.
+    With ``stream``, the body of a good answer is left for ``Read``, and redirects are followed, to other hosts without the token.
+    The next Send, or the end, closes the answer.
     """
 
     request: httpx.Request
@@ -85,7 +86,7 @@ def each(http: httpx.Client, operation: Operation[T]) -> Generator[Any, None, T]
                         result = next(chunks, b"") if chunks else b""
                     case Send(request, stream):
                         stack.close()
-                        result = response = http.send(request, stream=stream)
+                        result = response = http.send(request, stream=stream, follow_redirects=stream)
                         stack.callback(response.close)
                         if response.is_error:
                             response.read()
@@ -139,7 +140,7 @@ async def _each_async(http: httpx.AsyncClient, operation: Operation[Any]) -> Asy
                         result = await anext(chunks, b"") if chunks else b""
                     case Send(request, stream):
                         await stack.aclose()
-                        result = response = await http.send(request, stream=stream)
+                        result = response = await http.send(request, stream=stream, follow_redirects=stream)
                         stack.push_async_callback(response.aclose)
                         if response.is_error:
                             await response.aread()

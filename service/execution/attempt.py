@@ -6,6 +6,7 @@ The same under every engine. It blocks, so each slot runs it in a thread of its 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,14 +27,15 @@ from service.execution.live import LiveJob
 from service.execution.sandbox import ProcessLimits
 from service.execution.verdict import Verdict
 from service.execution.wire import Request
-from service.jobs.model import Job, JobStatus, Reason, Step, StepStatus
+from service.jobs.model import Artifact, Job, JobStatus, Reason, Step, StepStatus
 from service.jobs.problem import job_problem
 from service.jobs.retry import AttemptEnd, RetryPolicy, ended
 from service.jobs.store import Change, JobStore, Lease, StoreUnreachable
-from service.storage.base import Storage
+from service.storage.base import Storage, StorageUnreachable
 
 log = structlog.get_logger(__name__)
 _AGAIN: Final = 0.5  #: seconds between two tries to write the end of an attempt to a server that does not answer
+_PATIENCE: Final = 300.0  #: seconds that the results of an attempt wait for a server that does not take them
 
 
 class AttemptRunner:
@@ -128,6 +130,8 @@ class AttemptRunner:
                 source = files.enter_context(self._storage.source(job.id))
             except FileNotFoundError:
                 return AttemptEnd(reason=Reason.LOST_INPUT, problem=job_problem(job, Reason.LOST_INPUT))
+            except OSError as error:
+                return _unprepared(job, error)
             try:
                 request = self._request(live.job, pipeline, source, files)
             except OSError as error:
@@ -197,7 +201,9 @@ class AttemptRunner:
             (step.name, artifact) for step in job.steps for artifact in step.artifacts if artifact.attempt == number
         ]
         try:
-            self._storage.publish(job.id, number, made)
+            if not self._publish(job.id, number, made, stop):
+                end = AttemptEnd(reason=Reason.INTERRUPTED)
+                live.drop_results()
         except OSError as error:
             log.exception("the artifacts of an attempt cannot be kept", job_id=job.id, attempt=number)
             detail = f"The results could not be stored: {error.strerror or error}."
@@ -217,6 +223,28 @@ class AttemptRunner:
         self._tell(after)
         log.info("attempt ended", reason=str(end.reason), status=str(after.status))
         return after
+
+    def _publish(self, job_id: str, number: int, made: list[tuple[str, Artifact]], stop: threading.Event) -> bool:
+        """Keep the results of an attempt, as soon as the storage's server takes them; False when stopped before that.
+
+        Raises OSError when they cannot be kept, or when a server that is away has been waited for long enough.
+        """
+        until, said = time.monotonic() + _PATIENCE, False
+        while True:
+            try:
+                self._storage.publish(job_id, number, made)
+            except StorageUnreachable as error:
+                if time.monotonic() > until:
+                    raise
+                if stop.wait(_AGAIN):
+                    return False
+                if not said:
+                    log.warning(
+                        "the results of an attempt cannot be stored yet; it is tried until they can", error=str(error)
+                    )
+                said = True
+            else:
+                return True
 
     def _update(self, job_id: str, change: Change, stop: threading.Event) -> Job:
         """Write the end of an attempt, as soon as the records' server takes it: the attempt is fenced, so trying again is safe."""
@@ -243,7 +271,7 @@ def _ids(job: Job) -> dict[str, str | int]:
 
 def _unprepared(job: Job, error: OSError) -> AttemptEnd:
     """Return the end of an attempt whose files cannot be made ready, unless no other job's could: that raises NotStartedError."""
-    if error.errno in SHARED_TROUBLE:
+    if error.errno in SHARED_TROUBLE or isinstance(error, StorageUnreachable):
         raise NotStartedError(f"no attempt can be prepared: {error}") from error
     detail = f"The stored files cannot be read: {error.strerror or error}."
     return AttemptEnd(reason=Reason.ERROR, problem=job_problem(job, Reason.ERROR, detail=detail))

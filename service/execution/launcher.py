@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 log = structlog.get_logger(__name__)
-
+_SECRET: Final = ("INTAKE_", "AWS_", "PG", "OTEL_")  #: begin the names of variables that attempts do not get
 
 #: Errors that say nothing about one job: no other one would fare better.
 SHARED_TROUBLE: Final = frozenset(
@@ -79,7 +79,9 @@ class ForkLauncher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             arguments = [sys.executable, "-m", "service.execution.zygote", str(theirs.fileno()), self._directory]
-            self._process = subprocess.Popen(arguments, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                arguments, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_without_secrets()
+            )
         self._control = ours
         return ours
 
@@ -110,7 +112,13 @@ class SpawnLauncher:
         arguments = [sys.executable, "-m", "service.execution.child", str(channel.fileno()), self._directory]
         quiet = subprocess.DEVNULL
         process = subprocess.Popen(
-            arguments, pass_fds=inherited, start_new_session=True, stdin=quiet, stdout=quiet, stderr=quiet
+            arguments,
+            pass_fds=inherited,
+            start_new_session=True,
+            stdin=quiet,
+            stdout=quiet,
+            stderr=quiet,
+            env=_without_secrets(),
         )
         writer = os.dup(exit_writer)
         os.write(writer, json.dumps({"pid": process.pid}).encode() + b"\n")
@@ -133,6 +141,15 @@ class SpawnLauncher:
         with suppress(BrokenPipeError):
             os.write(writer, json.dumps(told).encode() + b"\n")
         os.close(writer)
+
+
+def _without_secrets() -> dict[str, str]:
+    """Return the environment less the service's own settings and its servers' credentials: what runs there is nobody's friend."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_SECRET) or name.startswith("INTAKE_TEST_")
+    }
 
 
 def launcher_for(start: str, processors_dir: Path | None = None) -> ForkLauncher | SpawnLauncher:

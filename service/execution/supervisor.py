@@ -34,7 +34,7 @@ from service.jobs.model import Job
 from service.jobs.notices import is_open
 from service.jobs.store import JobStore, StoreUnreachable
 from service.logs import configure
-from service.maintenance import collect, sweep_job
+from service.maintenance import collect, tidy_up
 from service.notify.outbox import Outbox, OutboxThread
 from service.sending import build_outbox
 from service.settings import Settings
@@ -148,7 +148,10 @@ class Supervisor:
             future.add_done_callback(lambda _: self._bell.wake())
 
     def _attempt(self, job_id: str) -> Job | None:
-        return self._run(job_id, self._interrupt)
+        job = self._run(job_id, self._interrupt)
+        if job is None or job.done:
+            tidy_up(self._store, self._storage, job_id)
+        return job
 
     def _wait(self, timeout: float) -> None:
         watched = [self._bell.fileno(), *([] if self._lifeline is None else [self._lifeline])]
@@ -192,7 +195,6 @@ class Supervisor:
             self._held.pop(job_id, None)
             if job is not None and is_open(job):
                 self._told(job_id)
-            sweep_job(self._store, self._storage, job_id)
         elif not job.is_due(self._clock()):
             self._held.pop(job_id, None)
             self._known.add(job_id)

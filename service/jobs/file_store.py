@@ -20,7 +20,7 @@ from service.durable import CommitUnknown, Disk, locked
 from service.errors import IntakeError, NotFound, OutcomeUnknown, RecordCorrupt
 from service.figures import Figures
 from service.ids import is_id
-from service.jobs.folders import job_folder, mark_of, walk
+from service.jobs.folders import job_folder, mark_of, remove_folder, walk
 from service.jobs.keys import FileKeys
 from service.jobs.lease import FileLease, evict
 from service.jobs.listing import Listing
@@ -234,6 +234,7 @@ class FileJobStore:
 
     def forget(self, job_id: str) -> None:
         self._deliveries.drop(job_id)
+        remove_folder(self.folder(job_id), {_DELETED, _OVERLAY, _ROOM, "lease", "lock"})
         self._pending.remove(job_id)
 
     def hold_key(self, scope: str) -> AbstractContextManager[KeyHold]:
@@ -306,10 +307,9 @@ class FileJobStore:
             raise self._missing(job_id) from None
 
     def _find(self, job_id: str) -> str | None:
-        try:
+        with suppress(NotFound):
             return self.get(job_id).id
-        except NotFound:
-            return None
+        return None
 
 
 def _unknown() -> OutcomeUnknown:

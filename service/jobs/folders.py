@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from pathlib import Path
 
 from service.ids import created_at, is_id
@@ -12,6 +14,15 @@ from service.ids import created_at, is_id
 def job_folder(root: Path, job_id: str) -> Path:
     """Return ``<root>/jobs/<yyyy>/<mm>/<dd>/<id>`` with the date of the id, in UTC."""
     return root / "jobs" / created_at(job_id).strftime("%Y/%m/%d") / job_id
+
+
+def remove_folder(folder: Path, names: AbstractSet[str]) -> None:
+    """Remove a folder that has these files at most: what else there was of its job was elsewhere, or is gone."""
+    with suppress(OSError):
+        if set(os.listdir(folder)) <= names:  # noqa: PTH208 - names are all that is needed
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def walk(root: Path) -> Iterator[str]:

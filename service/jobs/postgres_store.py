@@ -15,14 +15,14 @@ import structlog
 
 from service import faults
 from service.clock import Clock, utc_now
-from service.errors import ConfigError, Conflict, IntakeError, NotFound, OutcomeUnknown, RecordCorrupt
+from service.errors import Conflict, IntakeError, NotFound, OutcomeUnknown, RecordCorrupt
 from service.figures import Figures
 from service.ids import is_id
 from service.jobs.counted import Seen
 from service.jobs.model import Job, JobStatus
 from service.jobs.postgres import journal, rows, schema
 from service.jobs.postgres import statements as sql
-from service.jobs.postgres.database import Cursor, Database
+from service.jobs.postgres.database import Cursor
 from service.jobs.postgres.holds import Holds, PostgresLease, evict, lease_name
 from service.jobs.postgres.keys import PostgresKeys
 from service.jobs.postgres.line import Line
@@ -64,13 +64,7 @@ class PostgresJobStore:
         self._clock = clock
         self._key_ttl = key_ttl
         self._gone_for = gone_for
-        self._database = Database(url, durable=durable)
-        self._database.open()
-        with self._database.connect() as connection:
-            problem = schema.complaint(schema.current(connection))
-        if problem:
-            self._database.close()
-            raise ConfigError(f"INTAKE_RECORDS ({self._database.place}): {problem}")
+        self._database = schema.opened(url, durable=durable)
         self._line = Line(self._database, ttl=lease.total_seconds())
         self._holds = Holds(self._database, self._line, ttl=lease.total_seconds())
         self._keys = PostgresKeys(self._database, self._holds, clock=clock)
@@ -81,6 +75,10 @@ class PostgresJobStore:
         """Note where the bytes of these jobs are, unless that is noted; return what is."""
         self._database.run(lambda cursor: cursor.execute(sql.BELONG, [place]))
         return str(self._database.rows(sql.BELONGS)[0][0])
+
+    def identity(self) -> str:
+        """Return what tells these records from any others; a copy of the database has the same."""
+        return f"postgresql:{self._database.rows(sql.IDENTITY)[0][0]}"
 
     def create(self, job: Job) -> None:
         def work(cursor: Cursor) -> None:

@@ -12,7 +12,7 @@ import re
 import secrets
 import string
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -114,6 +114,11 @@ def by_hand(data: bytes) -> bool:
     return re.match(rb'\{\s*"sum"\s*:\s*null\s*,', data) is not None
 
 
+def standing(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """Return those that have a URL, oldest first."""
+    return sorted((one for one in endpoints if one.url is not None), key=lambda one: (one.created_at, one.id))
+
+
 class Endpoints(Protocol):
     """Where endpoints are kept. Every method blocks and reads what is there now; it may raise OSError."""
 
@@ -122,6 +127,9 @@ class Endpoints(Protocol):
 
     def get(self, name: str) -> Endpoint | None:
         """Return an endpoint, None when there is none or its record cannot be read."""
+
+    def all(self) -> list[Endpoint]:
+        """Return all of them, in no order."""
 
     def standing(self) -> list[Endpoint]:
         """Return those that have a URL, oldest first."""
@@ -162,14 +170,13 @@ class FileEndpoints:
             log.error("the record of a webhook endpoint cannot be read; it counts as unknown", endpoint=name)
             return None
 
+    def all(self) -> list[Endpoint]:
+        """Return all of them."""
+        return self._found("")
+
     def standing(self) -> list[Endpoint]:
         """Return those with a URL. A service without endpoints has no folder for them, and this is one failing look."""
-        try:
-            names = [path.name.removesuffix(_SUFFIX) for path in self._folder.iterdir()]
-        except FileNotFoundError:
-            return []
-        found = filter(None, (self.get(name) for name in names if name.startswith("ep_")))
-        return sorted(found, key=lambda one: (one.created_at, one.id))
+        return standing(self._found("ep_"))
 
     def change(self, name: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
         """Replace it."""
@@ -190,6 +197,13 @@ class FileEndpoints:
         with locked(self._folder):
             (self._folder / (name + _SUFFIX)).unlink(missing_ok=True)
             self._disk.sync_folder(self._folder)
+
+    def _found(self, prefix: str) -> list[Endpoint]:
+        try:
+            names = [path.name.removesuffix(_SUFFIX) for path in self._folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        return [one for name in names if name.startswith(prefix) and (one := self.get(name)) is not None]
 
     def _write(self, endpoint: Endpoint) -> None:
         path = self._folder / (endpoint.id + _SUFFIX)
@@ -213,11 +227,14 @@ class MemoryEndpoints:
         """Return it."""
         return self._endpoints.get(name)
 
+    def all(self) -> list[Endpoint]:
+        """Return all of them."""
+        with self._lock:
+            return list(self._endpoints.values())
+
     def standing(self) -> list[Endpoint]:
         """Return those with a URL."""
-        with self._lock:
-            found = [one for one in self._endpoints.values() if one.url is not None]
-        return sorted(found, key=lambda one: (one.created_at, one.id))
+        return standing(self.all())
 
     def change(self, name: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
         """Replace it."""

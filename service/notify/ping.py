@@ -9,7 +9,7 @@ from service.notify.base import Letter, Outcome
 from service.notify.endpoints import no_such_endpoint
 from service.notify.guard import Guard
 from service.settings import Settings
-from service.wiring import build_endpoints
+from service.shared import build_endpoints
 
 
 async def ping(settings: Settings, name: str) -> Outcome:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,35 @@ class Stored:
 
     size: int  #: bytes
     sha256: str  #: hexadecimal
+
+
+class StorageUnreachable(OSError):
+    """The server that keeps the bytes does not answer, or refuses to. Nothing was done that anybody sees; later it may be."""
+
+
+class Content(Protocol):
+    """Stored bytes that can be read where they are. What is read is whole and never changes."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes they are."""
+
+    @property
+    def changed_at(self) -> float:
+        """When they changed last, in seconds of Unix time."""
+
+    @property
+    def path(self) -> Path | None:
+        """The local file that they are, if they are one."""
+
+    def open(self, start: int = 0) -> BufferedIOBase:
+        """Read from ``start`` on; whoever opened it closes it.
+
+        Opening and reading block, and raise FileNotFoundError when the bytes are lost, StorageUnreachable, or OSError.
+        """
+
+    def link(self, *, seconds: int, media_type: str, disposition: str) -> str | None:
+        """Return a URL that gives whoever has it these bytes for a while, with this type and Content-Disposition; None for none."""
 
 
 class Upload(Protocol):
@@ -35,7 +65,10 @@ class Upload(Protocol):
         """Make the source durable in its job's place. After ``digest`` only."""
 
     async def close(self) -> None:
-        """End the upload, once the record of the job is committed or may be."""
+        """End the upload, once the record of the job is committed or may be.
+
+        Raises OutcomeUnknown when others may have taken this upload for dead before the commit: then the bytes may be gone.
+        """
 
     async def abort(self) -> None:
         """End the upload and leave nothing behind."""
@@ -54,13 +87,19 @@ class Storage(Protocol):
         """Write a few bytes and remove them. Raises OSError when nothing can be stored."""
 
     def source(self, job_id: str) -> AbstractContextManager[Path]:
-        """Give a local, read-only file with the source. Raises FileNotFoundError when it is lost."""
+        """Give a local, read-only file with the source, for an attempt to work on. Raises FileNotFoundError when it is lost."""
+
+    def source_content(self, job_id: str) -> Content:
+        """Return the source to be read where it is. Raises FileNotFoundError when it is lost."""
+
+    def artifact_content(self, job_id: str, step: str, artifact: Artifact) -> Content:
+        """Return an artifact to be read where it is. Raises FileNotFoundError when it is lost."""
 
     def artifact(self, job_id: str, step: str, artifact: Artifact) -> AbstractContextManager[Path]:
         """Give a local, read-only file with an artifact. Raises FileNotFoundError when it is lost."""
 
     def workspace(self, job_id: str, attempt: int) -> Path:
-        """Return an empty local folder for the artifacts of an attempt."""
+        """Return an empty local folder for the artifacts of an attempt; ``prune`` lets it go."""
 
     def publish(self, job_id: str, attempt: int, made: Iterable[tuple[str, Artifact]]) -> None:
         """Make these artifacts (with their steps) of a finished attempt durable. Raises OSError if one is not as described."""
@@ -85,6 +124,9 @@ class Storage(Protocol):
 
     def tidy(self, job_id: str) -> None:
         """Finish the ``close`` of a left-over upload whose job has a record."""
+
+    def walk(self) -> Iterator[str]:
+        """Yield the ids of all jobs that have bytes here, or whatever else has the place of one, in no order."""
 
     def sweep(self, now: datetime) -> int:
         """Remove what was deleted and is still on disk; return the bytes freed."""

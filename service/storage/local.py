@@ -15,7 +15,9 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -25,7 +27,7 @@ from anyio import CapacityLimiter, to_thread
 from service import faults
 from service.durable import Disk, free_bytes, is_locked, locked, write_all
 from service.errors import StorageFull
-from service.jobs.folders import ids_in, job_folder
+from service.jobs.folders import ids_in, job_folder, walk
 from service.jobs.model import Artifact
 from service.storage.base import Stored
 
@@ -33,6 +35,32 @@ PIECE: Final = 2**20  #: bytes written and hashed at a time
 _THREADS: Final = 32  #: for uploads alone: the more of them wait for the disk at once, the fewer commits it has to make
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalContent:
+    """Bytes that are a file of this machine."""
+
+    path: Path
+    size: int
+    changed_at: float
+
+    @classmethod
+    def at(cls, path: Path) -> LocalContent:
+        """Look at a file. Raises FileNotFoundError when there is none."""
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(path)
+        return cls(path=path, size=status.st_size, changed_at=status.st_mtime)
+
+    def open(self, start: int = 0) -> BufferedIOBase:
+        """Open the file."""
+        file = self.path.open("rb")
+        file.seek(start)
+        return file
+
+    def link(self, *, seconds: int, media_type: str, disposition: str) -> None:
+        """Return None: nobody but this service gives these bytes out."""
 
 
 class LocalStorage:
@@ -68,6 +96,12 @@ class LocalStorage:
     @contextmanager
     def artifact(self, job_id: str, step: str, artifact: Artifact) -> Iterator[Path]:
         yield _existing(self.folder(job_id) / f"attempt-{artifact.attempt}" / step / artifact.name)
+
+    def source_content(self, job_id: str) -> LocalContent:
+        return LocalContent.at(self.folder(job_id) / "source")
+
+    def artifact_content(self, job_id: str, step: str, artifact: Artifact) -> LocalContent:
+        return LocalContent.at(self.folder(job_id) / f"attempt-{artifact.attempt}" / step / artifact.name)
 
     def workspace(self, job_id: str, attempt: int) -> Path:
         folder = self.folder(job_id) / f"attempt-{attempt}"
@@ -121,6 +155,9 @@ class LocalStorage:
 
     def tidy(self, job_id: str) -> None:
         (self.root / "incoming" / job_id).unlink(missing_ok=True)
+
+    def walk(self) -> Iterator[str]:
+        return walk(self.root)
 
     def sweep(self, now: datetime) -> int:  # noqa: ARG002
         freed = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import stat
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -18,6 +20,29 @@ from service.jobs.model import Artifact
 from service.storage.base import Stored
 
 _ROOM: Final = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryContent:
+    """Bytes that are in memory; nobody notes when they changed."""
+
+    data: bytes
+    path: None = None
+    changed_at: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.data)
+
+    def open(self, start: int = 0) -> io.BufferedIOBase:
+        """Read them from ``start`` on."""
+        file = io.BytesIO(self.data)
+        file.seek(start)
+        return file
+
+    def link(self, *, seconds: int, media_type: str, disposition: str) -> None:
+        """Return None: nobody else can read this memory."""
 
 
 class MemoryStorage:
@@ -58,6 +83,13 @@ class MemoryStorage:
         with self._opened(found, f"{step}/{artifact.name} of {job_id}") as path:
             yield path
 
+    def source_content(self, job_id: str) -> MemoryContent:
+        return _content(self._sources.get(job_id), f"source of {job_id}")
+
+    def artifact_content(self, job_id: str, step: str, artifact: Artifact) -> MemoryContent:
+        found = self._artifacts.get((job_id, artifact.attempt, step, artifact.name))
+        return _content(found, f"{step}/{artifact.name} of {job_id}")
+
     def workspace(self, job_id: str, attempt: int) -> Path:
         folder = self._workspace(job_id, attempt)
         shutil.rmtree(folder, ignore_errors=True)
@@ -97,6 +129,9 @@ class MemoryStorage:
 
     def tidy(self, job_id: str) -> None:
         self._incoming.pop(job_id, None)
+
+    def walk(self) -> Iterator[str]:
+        return iter({*self._sources, *(key[0] for key in self._artifacts)})
 
     def sweep(self, now: datetime) -> int:  # noqa: ARG002
         """Return 0: what was deleted is gone at once."""
@@ -161,6 +196,12 @@ class MemoryUpload:
 
     def _begin(self) -> None:
         self._storage._incoming.setdefault(self._job_id, weakref.ref(self))  # noqa: SLF001 - two halves of one thing
+
+
+def _content(data: bytes | None, name: str) -> MemoryContent:
+    if data is None:
+        raise FileNotFoundError(name)
+    return MemoryContent(data=data)
 
 
 def _read(folder: Path, artifact: Artifact) -> bytes:

@@ -317,7 +317,7 @@ def test_records_belong_to_one_data_directory_wherever_that_is(records_url, tmp_
     build_store(settings["one"]).close()
     build_store(settings["one"]).close()
 
-    with pytest.raises(ConfigError, match="belong to the bytes of another data directory"):
+    with pytest.raises(ConfigError, match="belong to other bytes, those of another data directory"):
         build_store(settings["two"])
     (tmp_path / "two").rename(tmp_path / "three")
     (tmp_path / "one").rename(tmp_path / "two")

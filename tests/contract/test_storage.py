@@ -17,9 +17,12 @@ from service.durable import Disk
 from service.errors import StorageFull
 from service.ids import new_id
 from service.storage.base import Storage, Stored, Upload
+from service.storage.keys import marker_key
 from service.storage.local import PIECE, LocalStorage
 from service.storage.memory import MemoryStorage
+from service.storage.objects import ObjectStorage
 from tests.jobs import NOON, make_artifact
+from tests.s3 import S3Server, proxy
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -32,37 +35,74 @@ class Rig:
 
     storage: Storage
     die: Callable[[Upload], Awaitable[None]]  #: do what the death of an upload's process does
-    full: Storage  #: one without room
+    full: Callable[[], Storage]  #: makes one without room
+    files: Callable[[], list[str]]  #: what it has of jobs, wherever that is
+    full_files: Callable[[], list[str]]
 
 
-def local_rig(root: Path) -> Rig:
+def files_in(root: Path) -> Callable[[], list[str]]:
+    return lambda: [str(path) for path in root.rglob("*") if path.is_file()]
+
+
+def local_rig(root: Path, _: object) -> Rig:
     async def die(upload: Upload) -> None:
         os.close(upload._descriptor)  # the kernel closes its descriptor, and with that its lock is free
 
     return Rig(
         LocalStorage(root / "data", disk=Disk(sync=False)),
         die,
-        LocalStorage(root / "full", disk=Disk(sync=False), reserve=2**60),
+        lambda: LocalStorage(root / "full", disk=Disk(sync=False), reserve=2**60),
+        files_in(root / "data"),
+        files_in(root / "full"),
     )
 
 
-def memory_rig(_: Path) -> Rig:
+def memory_rig(_: Path, __: object) -> Rig:
     async def die(upload: Upload) -> None:
         del upload
         gc.collect()
 
-    return Rig(MemoryStorage(), die, MemoryStorage(room=0))
+    storage, full = MemoryStorage(), MemoryStorage(room=0)
+    return Rig(storage, die, lambda: full, files_in(storage._folder), files_in(full._folder))
+
+
+def s3_rig(root: Path, request: pytest.FixtureRequest) -> Rig:
+    """Have a bucket; a full one is behind a proxy that says so."""
+    server: S3Server = request.getfixturevalue("s3")
+    name, full_name = server.create_bucket(), server.create_bucket()
+    storage = ObjectStorage(server.bucket(name), root / "scratch")
+
+    async def die(upload: Upload) -> None:
+        upload._renewing.cancel()
+        server.age(name, marker_key(upload._job_id))  # long after its last sign of life
+
+    def files() -> list[str]:
+        return server.keys(name) + [path for path in files_in(root / "scratch")() if not path.endswith("/lock")]
+
+    def full() -> Storage:
+        way = request.getfixturevalue("s3_proxy")
+        way.trouble.judge = lambda method, _: 507 if method in ("PUT", "POST") else None
+        return ObjectStorage(server.bucket(full_name, endpoint=way.url), root / "scratch-full")
+
+    return Rig(storage, die, full, files, lambda: server.keys(full_name))
 
 
 RIGS = {
     "local": local_rig,
     "memory": memory_rig,
+    "s3": s3_rig,
 }
 
 
 @pytest.fixture(params=RIGS)
 def rig(request, tmp_path):
-    return RIGS[request.param](tmp_path)
+    return RIGS[request.param](tmp_path, request)
+
+
+@pytest.fixture
+def s3_proxy(s3):
+    with proxy(s3) as way:
+        yield way
 
 
 @pytest.fixture
@@ -176,7 +216,8 @@ async def test_an_upload_is_alive_until_it_is_closed(storage, job_id):
 
 
 @pytest.mark.parametrize("point", ["begun", "written", "digested", "finished"])
-async def test_an_aborted_upload_leaves_nothing(storage, job_id, point, tmp_path):
+async def test_an_aborted_upload_leaves_nothing(rig, job_id, point):
+    storage = rig.storage
     upload = storage.receive(job_id)
     if point != "begun":
         await upload.write(BYTES)
@@ -193,7 +234,7 @@ async def test_an_aborted_upload_leaves_nothing(storage, job_id, point, tmp_path
     assert not storage.is_receiving(job_id)
     assert list(storage.leftovers()) == []
     storage.sweep(NOON)
-    assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == []
+    assert rig.files() == []
 
 
 async def test_a_closed_upload_cannot_be_aborted_any_more(storage, job_id):
@@ -220,8 +261,9 @@ async def test_uploads_do_not_mix(storage):
     assert [read(storage, job_id) for job_id in ids] == [str(number).encode() * 30 for number in range(5)]
 
 
-async def test_a_full_storage_refuses_and_is_left_as_it_was(rig, job_id, tmp_path):
-    upload = rig.full.receive(job_id)
+async def test_a_full_storage_refuses_and_is_left_as_it_was(rig, job_id):
+    full = rig.full()
+    upload = full.receive(job_id)
 
     async def send() -> None:
         await upload.write(BYTES)
@@ -232,9 +274,9 @@ async def test_a_full_storage_refuses_and_is_left_as_it_was(rig, job_id, tmp_pat
     await upload.abort()
 
     assert caught.value.retry_after
-    assert rig.full.free() <= 0
-    assert list(rig.full.leftovers()) == []
-    assert [path for path in (tmp_path / "full").rglob("*") if path.is_file()] == []
+    assert full.free() <= 0
+    assert list(full.leftovers()) == []
+    assert rig.full_files() == []
 
 
 async def test_free_room_is_what_can_still_be_written(storage):
@@ -246,7 +288,7 @@ async def test_free_room_is_what_can_still_be_written(storage):
 
 
 @pytest.mark.parametrize("point", ["arrived", "finished"])
-async def test_what_a_dead_process_left_is_found_and_can_be_deleted(rig, job_id, point, tmp_path):
+async def test_what_a_dead_process_left_is_found_and_can_be_deleted(rig, job_id, point):
     storage = rig.storage
     alive = await arriving(storage, new_id())
     upload = await arriving(storage, job_id)
@@ -265,7 +307,7 @@ async def test_what_a_dead_process_left_is_found_and_can_be_deleted(rig, job_id,
         pass
     await alive.abort()
     storage.sweep(NOON)
-    assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == []
+    assert rig.files() == []
 
 
 async def test_what_a_dead_process_committed_is_tidied_and_kept(rig, job_id):
@@ -404,10 +446,63 @@ async def test_a_lost_artifact_is_not_found(storage, job_id):
         pass
 
 
+# reading bytes where they are
+
+
+async def test_a_source_is_read_where_it_is_from_any_position(storage, job_id):
+    await stored(storage, job_id)
+    content = storage.source_content(job_id)
+
+    assert content.size == len(BYTES)
+    for start in (0, 4, len(BYTES) - 1):
+        with content.open(start) as file:
+            assert file.read() == BYTES[start:]
+    with content.open() as file:
+        assert (file.read(3), file.read(5), file.read(100), file.read(1)) == (BYTES[:3], BYTES[3:8], BYTES[8:], b"")
+
+
+async def test_an_artifact_is_read_where_it_is(storage, job_id):
+    await stored(storage, job_id)
+    reported = made(storage, job_id, 1, look=b"seen", none=b"")
+    storage.publish(job_id, 1, reported)
+
+    for step, artifact in reported:
+        content = storage.artifact_content(job_id, step, artifact)
+        with content.open() as file:
+            assert (content.size, file.read()) == (artifact.size, b"seen"[: artifact.size])
+
+
+async def test_what_is_lost_cannot_be_read(storage, job_id):
+    with pytest.raises(FileNotFoundError):
+        storage.source_content(job_id)
+    with pytest.raises(FileNotFoundError):
+        storage.artifact_content(job_id, "look", make_artifact())
+
+
+async def test_jobs_with_bytes_are_found(storage):
+    ids = {new_id() for _ in range(3)}
+    for job_id in ids:
+        await stored(storage, job_id)
+        storage.publish(job_id, 1, made(storage, job_id, 1, look=b"seen"))
+
+    assert set(storage.walk()) == ids
+
+
+async def test_a_closed_source_is_told_from_one_that_may_be_a_leftover(storage, job_id):
+    before = storage.is_closed(job_id)
+    upload = await arriving(storage, job_id)
+    await upload.finish()
+    finished = storage.is_closed(job_id)
+    await upload.close()
+
+    assert (before, finished, storage.is_closed(job_id)) == (False, False, True)
+
+
 # delete, sweep
 
 
-async def test_a_deleted_job_has_no_bytes(storage, job_id, tmp_path):
+async def test_a_deleted_job_has_no_bytes(rig, job_id):
+    storage = rig.storage
     await stored(storage, job_id)
     reported = made(storage, job_id, 1, look=b"seen")
     storage.publish(job_id, 1, reported)
@@ -420,7 +515,7 @@ async def test_a_deleted_job_has_no_bytes(storage, job_id, tmp_path):
     assert fetched(storage, job_id, *reported[0]) is None
     assert storage.sweep(NOON) >= 0
     assert storage.sweep(NOON) == 0
-    assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == []
+    assert rig.files() == []
 
 
 async def test_deleting_what_was_never_there_is_fine(storage, job_id):

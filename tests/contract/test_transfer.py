@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from service import transfer
+from service.access.model import Scope, new_token
+from service.access.store import judge
 from service.durable import locked
 from service.errors import ConfigError, Conflict
 from service.jobs.model import Job, JobStatus
+from service.notify.endpoints import KEPT, Endpoint, callback_id, new_endpoint
 from service.settings import Settings
 from service.wiring import Services, build
 from tests.jobs import NOON, make_ended, make_job
@@ -104,3 +107,26 @@ def test_a_tombstone_is_not_undone(places, tmp_path):
 
     assert transfer.load(database, tmp_path / "export").skipped == 1
     assert shown(database) == {}
+
+
+@pytest.mark.parametrize(("source", "target"), [("files", "postgres"), ("postgres", "files")])
+def test_tokens_and_endpoints_move(places, tmp_path, source, target):
+    old, new = places[source], places[target]
+    text, token = new_token("scanner", frozenset({Scope.READ}), NOON)
+    old.tokens.add(token)
+    _, endpoint = new_endpoint("https://hooks.example.org/in", NOON).rotated(NOON, KEPT)
+    _, callback = Endpoint(id=callback_id("a"), created_at=NOON).rotated(NOON, KEPT)
+    for one in (endpoint, callback):
+        old.endpoints.put(one)
+
+    transfer.export(old, tmp_path / "export")
+    for _ in range(2):
+        transfer.load(new, tmp_path / "export")
+    new.tokens.change(token.id, lambda kept: kept.revoked(NOON))
+    transfer.load(new, tmp_path / "export")
+
+    assert judge(old.tokens, text, NOON)
+    assert judge(new.tokens, text, NOON) is None, "what is there already stays as it is"
+    assert new.endpoints.standing() == [endpoint]
+    assert new.endpoints.get(callback.id) == callback
+    assert (tmp_path / "export" / transfer.ACCESS).stat().st_mode & 0o077 == 0

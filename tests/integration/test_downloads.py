@@ -10,21 +10,44 @@ from urllib.parse import unquote
 
 import pytest
 
+from service.testing import Server
 from tests.integration.api import digest, finished, problem, sha256, submit
+from tests.integration.conftest import CONTROLLED, client
 from tests.integration.curl import curl
 from tests.integration.wire import Wire
 from tests.needs import need
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import httpx
 
-    from service.testing import Server
+    from tests.s3 import S3Server
 
 CONTENT = bytes(range(256)) * 4  # 1024 bytes
 DIGITS = b"0123456789" * 100
+
+
+@pytest.fixture(scope="module", params=["local", "s3"])
+def server(
+    request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Give a server for each place that bytes can be in: nobody can tell them apart."""
+    if request.param == "local":
+        yield server
+        return
+    s3: S3Server = request.getfixturevalue("s3")
+    storage = f"s3://{s3.create_bucket()}/prefix?endpoint={s3.url}"
+    with Server(tmp_path_factory.mktemp("s3"), **CONTROLLED, storage=storage, durability="none", timeout=90) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx.Client]:
+    """Give a client of it."""
+    with client(server) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -73,12 +73,12 @@ def test_a_job_that_would_not_run_is_put_where_it_belongs(services):
 
 
 def test_bytes_that_no_record_knows_are_named(services):
-    job = stored(services)
-    for one in (job.id, make_job().id):
-        (services.settings.data_dir / "jobs" / "2026" / "11" / "22" / one).mkdir(parents=True)
+    job, unknown = stored(services), make_job()
+    asyncio.run(_receive(services, unknown, b"abc"))
 
     (stranger, records) = found(services)
 
     assert stranger[0] == "fail"
+    assert stranger[1].endswith(f"/{unknown.id}/")
     assert job.id not in stranger[1]
     assert records == ("fail", "records")

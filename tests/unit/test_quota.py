@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.access.postgres_store import PostgresUsage
 from service.access.quota import Allowance, FileUsage, MemoryUsage, Quota, Usage, Used, require
 from service.errors import OutcomeUnknown, TooMany
 from tests.jobs import NOON
@@ -16,8 +17,10 @@ TOKEN = "abcdefghij"
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
 def usage(request: pytest.FixtureRequest, tmp_path: Path) -> Usage:
+    if request.param == "postgres":
+        return PostgresUsage(request.getfixturevalue("database"))
     return MemoryUsage() if request.param == "memory" else FileUsage(tmp_path)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from service.errors import ConfigError
 from service.settings import Settings, format_duration, format_size, parse_duration, parse_size
+from service.storage.address import BucketAddress
 
 MILLISECOND = timedelta(milliseconds=1)
 
@@ -277,8 +278,72 @@ def test_the_address_of_the_records_is_shown_without_its_password(url, shown):
     settings = Settings.load(records=url)
 
     assert settings.model_dump(mode="json")["records"] == shown
-    assert "s3" not in repr(settings)
+    assert not [secret for secret in ("s3cret", "s3@", "cr/et") if secret in repr(settings)]
     assert settings.environment()["INTAKE_RECORDS"] == url
+
+
+@pytest.mark.parametrize(
+    ("url", "bucket"),
+    [
+        ("s3://files", BucketAddress(bucket="files", prefix="")),
+        ("s3://files/", BucketAddress(bucket="files", prefix="")),
+        ("s3://files/a/b/", BucketAddress(bucket="files", prefix="a/b/")),
+        (
+            "s3://files/a?endpoint=https://s3.example.org&region=eu-1",
+            BucketAddress(
+                bucket="files", prefix="a/", endpoint="https://s3.example.org", region="eu-1", addressing="path"
+            ),
+        ),
+        (
+            "s3://files?endpoint=http://127.0.0.1:9000/&addressing=virtual",
+            BucketAddress(bucket="files", prefix="", endpoint="http://127.0.0.1:9000", addressing="virtual"),
+        ),
+    ],
+)
+def test_bytes_can_be_in_a_bucket(url, bucket):
+    settings = Settings.load(storage=url)
+
+    assert settings.bucket == bucket
+    assert settings.environment()["INTAKE_STORAGE"] == url
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("disk", "write `files`, or an address like s3://"),
+        ("https://s3.example.org/files", "write `files`, or an address like s3://"),
+        ("s3:///prefix", "write `files`, or an address like s3://"),
+        ("s3://key:s3cret@files", "INTAKE_S3_CREDENTIALS"),
+        ("s3://f", "cannot be the name of a bucket"),
+        ("s3://files/a//b", "cannot be a prefix"),
+        ("s3://files/../b", "cannot be a prefix"),
+        ("s3://files?endpoint=s3.example.org", "endpoint must look like"),
+        ("s3://files?endpoint=https://me:s3cret@s3.example.org", "endpoint must look like"),
+        ("s3://files?addressing=host", "`path`, `virtual` or `auto`"),
+        ("s3://files?regoin=eu", "there is no parameter 'regoin'"),
+        ("s3://files?nonsense", "cannot be read"),
+        ("s3://files#a", "fragment"),
+    ],
+)
+def test_a_wrong_address_of_the_bytes_is_refused_without_showing_secrets(url, said):
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(storage=url)
+
+    assert said in str(caught.value)
+    assert "INTAKE_STORAGE" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("s3_credentials", "keys"), ("s3_redirect", "5m"), ("scratch", "scratch")])
+def test_what_is_for_buckets_alone_is_refused_without_one(name, value):
+    with pytest.raises(ConfigError, match=rf"INTAKE_{name.upper()} is for bytes on an S3 server"):
+        Settings.load(**{name: value})
+
+
+def test_signed_addresses_last_for_seven_days_at_most():
+    assert Settings.load(storage="s3://files", s3_redirect="7d").s3_redirect == timedelta(days=7)
+    with pytest.raises(ConfigError, match="from 1s to 7d"):
+        Settings.load(storage="s3://files", s3_redirect="8d")
 
 
 def test_the_address_of_the_records_can_come_from_a_file(tmp_path):

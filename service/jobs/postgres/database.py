@@ -34,7 +34,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "tcp_user_timeout": 15_000,
     "fallback_application_name": "file-intake",
 }
-_SIZE: Final = 10  #: connections of one process at most, beside that of its line
+_SIZE: Final = 10  #: connections for the records, of one process, beside that of its line
 _PATIENCE: Final = 3.0  #: seconds to wait for a connection while the server answers
 _IMPATIENCE: Final = 0.25  #: seconds to wait for one after it has not
 _START: Final = 10.0  #: seconds that a start waits for the server
@@ -59,7 +59,7 @@ class Database:
     With ``durable`` every commit waits until the server has it on disk, also where the server's own default is not to.
     """
 
-    def __init__(self, url: str, *, durable: bool = True) -> None:
+    def __init__(self, url: str, *, durable: bool = True, size: int = _SIZE) -> None:
         try:
             self.conninfo: Final = make_conninfo("", **(_DEFAULTS | conninfo_to_dict(url)))
         except psycopg.ProgrammingError:
@@ -70,7 +70,7 @@ class Database:
             self.conninfo,
             connection_class=psycopg.Connection[tuple[Any, ...]],
             min_size=1,
-            max_size=_SIZE,
+            max_size=size,
             max_idle=60,
             reconnect_timeout=1.5,
             timeout=_PATIENCE,

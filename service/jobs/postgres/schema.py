@@ -8,13 +8,25 @@ from typing import Final
 import psycopg
 
 from service.errors import ConfigError
-from service.jobs.postgres.database import Connection, place_of
+from service.jobs.postgres.database import Connection, Database, place_of
 
 #: The migration that this version of the service works with; the last one in ``migrations/versions``.
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 TABLE: Final = "intake_migrations"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x696E74616B65  #: "intake": an advisory lock, so that two migrations follow each other
+
+
+def opened(url: str, *, durable: bool = True, size: int | None = None) -> Database:
+    """Connect to a database that has the schema of this version. Raises ConfigError for any other, and what ``Database`` does."""
+    database = Database(url, durable=durable) if size is None else Database(url, durable=durable, size=size)
+    database.open()
+    with database.connect() as connection:
+        problem = complaint(current(connection))
+    if problem:
+        database.close()
+        raise ConfigError(f"INTAKE_RECORDS ({database.place}): {problem}")
+    return database
 
 
 def current(connection: Connection) -> str | None:

@@ -27,6 +27,7 @@ update jobs set record = null, version = version + 1, status = null, media_type 
 FORGET: Final = "update jobs set pending = false, deleted = false where id = %s and record is null and not aside"
 BELONG: Final = "insert into bindings (name, value) values ('bytes', %s) on conflict (name) do nothing"
 BELONGS: Final = "select value from bindings where name = 'bytes'"
+IDENTITY: Final = "select value from bindings where name = 'journal'"
 RETYPE: Final = "update jobs set media_type = %s where id = %s and media_type is distinct from %s"
 RESTORE: Final = "update jobs set pending = %s, aside = false where id = %s"
 FORGET_ALL: Final = (
