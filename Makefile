@@ -130,7 +130,7 @@ audit: $(VENV)/.dev ## ask for known vulnerabilities of what is locked; fails wh
 
 lock: $(VENV)-lock/.done ## resolve requirements/*.txt anew from pyproject.toml
 	$(LOCK) pyproject.toml -o requirements/run.txt
-	$(LOCK) pyproject.toml --extra telemetry --extra postgres --group tests --group checks --group supply -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra celery --extra telemetry --extra postgres --group tests --group checks --group supply -c requirements/run.txt -o requirements/dev.txt
 	$(LOCK) pyproject.toml --group bench -c requirements/run.txt -o requirements/bench.txt
 	$(LOCK) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	$(LOCK) requirements/lock.in -o requirements/lock.txt

@@ -24,7 +24,7 @@ def build_store(settings: Settings, *, clock: Clock = utc_now) -> JobStore:
     durable = settings.durability == "sync"
     if url == "files":
         return FileJobStore(settings.data_dir.resolve(), disk=Disk(sync=durable), clock=clock, **times)
-    with _extra("postgres", "INTAKE_RECORDS"):
+    with extra("postgres", "INTAKE_RECORDS"):
         from service.jobs.postgres_store import PostgresJobStore
     store = PostgresJobStore(url, durable=durable, lease=settings.lease, clock=clock, **times)
     mine = _name_of(settings.data_dir.resolve(), Disk(sync=durable))
@@ -55,13 +55,13 @@ def migrate(settings: Settings, *, check: bool = False) -> tuple[str | None, str
     url = settings.records.get_secret_value()
     if url == "files":
         raise ConfigError("INTAKE_RECORDS=files: files need no migration; name a PostgreSQL database")
-    with _extra("postgres", "INTAKE_RECORDS"):
+    with extra("postgres", "INTAKE_RECORDS"):
         from service.jobs.postgres import schema
     return schema.migrate(url, check=check)
 
 
 @contextmanager
-def _extra(name: str, setting: str) -> Iterator[None]:
+def extra(name: str, setting: str) -> Iterator[None]:
     """Say which extra of the package is missing when an import within fails. Raises ConfigError."""
     try:
         yield

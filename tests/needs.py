@@ -18,6 +18,7 @@ import pytest
 NEEDS: Final = {
     "clamd": "clamav-daemon",
     "curl": "curl",
+    "epmd": "erlang-base",
     "gcc": "gcc",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
@@ -26,6 +27,8 @@ NEEDS: Final = {
     "openssl": "openssl",
     "postgres": "postgresql",
     "promtool": "prometheus",
+    "rabbitmq-server": "rabbitmq-server",
+    "redis-server": "redis-server",
     "strace": "strace",
 }
 _PATH: Final = os.pathsep.join(
