@@ -111,12 +111,13 @@ class Broker:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Have it gone (SIGKILL), and back afterwards."""
+        """Have it gone (SIGKILL), and back afterwards, if nobody has started it meanwhile."""
         self.kill()
         try:
             yield
         finally:
-            self.start()
+            if self._process is None:
+                self.start()
 
     def close(self) -> None:
         """End it for good."""

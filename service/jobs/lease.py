@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from service.durable import is_locked, open_lock
 from service.jobs.model import Job
+
+_LOOKS: Final = 20
 
 
 class FileLease:
@@ -48,11 +52,12 @@ class FileLead:
 
 
 def take_lead(path: Path) -> FileLead | None:
-    """Take the lead whose file is ``path``; None while somebody has it."""
-    try:
-        return FileLead(path)
-    except BlockingIOError:
-        return None
+    """Take the lead whose file is ``path``; None while somebody has it for longer than a mere look at it takes."""
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            return FileLead(path)
+        time.sleep(0.01)
+    return None
 
 
 def evict(path: Path) -> int:

@@ -31,6 +31,7 @@ from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 Attempt = Callable[[str], bool]
+_LEAVE_WITHIN: Final = 15.0  #: seconds from the interruption of attempts, which takes them five or so
 _LEFT_OUT: Final = (
     "delayed_delivery:DelayedDelivery"  #: no message is delayed by a broker, so it needs no queues for that
 )
@@ -56,9 +57,10 @@ class CeleryWorker:
         app = make_app(settings)
         _define(app, attempt, interrupt)
         _quieten()
+        drain = Drain(settings.drain.total_seconds(), interrupt)
         worker = _Worker(
             app=app,
-            drain=Drain(settings.drain.total_seconds(), interrupt),
+            drain=drain,
             hostname=f"intake-{os.getpid()}@{socket.gethostname()}",
             queues=[queue_name(name) for name in settings.queue_names],
             concurrency=settings.slots,
@@ -71,16 +73,21 @@ class CeleryWorker:
         )
         log.info("worker runs", queues=settings.queue_names, slots=settings.slots, pid=os.getpid())
         worker.start()
+        drain.end()
         return int(worker.exitcode or 0)
 
 
 class Drain:
-    """What follows a signal: running attempts have ``seconds`` to finish, then ``interrupt`` is set; at the second, at once."""
+    """What follows a signal: running attempts have ``seconds`` to finish, then ``interrupt`` is set; at the second, at once.
+
+    The process is gone a quarter of a minute after that: Celery waits for a broker that hangs without end.
+    """
 
     def __init__(self, seconds: float, interrupt: threading.Event) -> None:
         self._seconds = seconds
         self._interrupt = interrupt
         self._begun = False
+        self._over = threading.Event()
 
     def begin(self, *_: object) -> None:
         """Begin it. Made to be a signal handler."""
@@ -92,9 +99,16 @@ class Drain:
             threading.Thread(target=self._wait, name="drain", daemon=True).start()
         state.should_stop = 0  # the exit code; Celery's consumer looks at it
 
+    def end(self) -> None:
+        """Let the process go on: Celery has stopped."""
+        self._over.set()
+
     def _wait(self) -> None:
         self._interrupt.wait(self._seconds)
         self._interrupt.set()
+        if not self._over.wait(_LEAVE_WITHIN):
+            log.error("the broker or an attempt keeps this worker from leaving in order; it leaves")
+            os._exit(1)
 
 
 class _Worker(Worker):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Many processes, told by a broker: what becomes of jobs while brokers, workers and messages come, go, hang and double."""
+"""The engine celery from its upload to its delete, and while workers die, drain, take over and differ."""
 
 from __future__ import annotations
 
@@ -10,27 +10,11 @@ from typing import Any
 import pytest
 
 from service.testing import Server
-from tests.brokers import NEEDS, PASSWORD, Broker, Rabbit, running
-from tests.e2e.rig import ENDS, call, get, gone, kill, processes, reasons, serve, submit, tidy, worker
+from tests.brokers import PASSWORD, Broker
+from tests.e2e.deployment import LONG, api, document, ended, on, state, succeeded
+from tests.e2e.rig import call, get, gone, kill, processes, reasons, submit, tidy, worker
 from tests.e2e.rig import running as at_work
 from tests.waiting import wait_until
-
-LONG = 90.0  # seconds: a broker that comes back is asked again within half a minute
-KINDS = [pytest.param(kind, marks=pytest.mark.needs(*needed)) for kind, needed in NEEDS.items()]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    """Give each kind of broker to all tests of this module in turn: one server of each."""
-    with running(request.param) as broker:
-        yield broker
-
-
-def api(broker: Broker, folder: Path, **settings: Any) -> Server:
-    """Return an API that is not started yet, with records in files that its workers share."""
-    secret = folder / "broker"
-    secret.write_text(f"{broker.url}\n")
-    return serve(folder, engine="celery", broker_url_file=secret, durability="none", **{"data_shared": True} | settings)
 
 
 @pytest.fixture
@@ -42,36 +26,19 @@ def server(broker: Broker, tmp_path: Path) -> Iterator[Server]:
         assert PASSWORD not in server.log
 
 
-def document(server: Server, job_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = get(server, f"/v1/jobs/{job_id}").json()
-    return found
+@on("rabbitmq")
+def test_a_job_lives_its_whole_life_with_records_in_a_shared_folder(broker, tmp_path):
+    live(broker, tmp_path)
 
 
-def ended(server: Server, job_id: str, timeout: float = LONG) -> dict[str, Any]:
-    """Wait for the end of a job and return its document, wherever its record is."""
-
-    def look() -> dict[str, Any] | None:
-        found = document(server, job_id)
-        return found if found["status"] in ENDS else None
-
-    return wait_until(look, timeout, f"the end of {job_id}")
+@pytest.mark.needs("postgres")
+def test_a_job_lives_its_whole_life_with_records_in_a_database(broker, tmp_path, records_url):
+    live(broker, tmp_path, records=records_url, data_shared=False)
 
 
-def state(server: Server) -> str:
-    return str(get(server, "/readyz").json()["status"])
-
-
-def succeeded(server: Server, *ids: str) -> None:
-    """Wait until each of these jobs has succeeded, in one attempt."""
-    for job_id in ids:
-        found = ended(server, job_id)
-        assert (found["status"], found["attempt"]) == ("succeeded", 1), found
-
-
-@pytest.mark.parametrize("records", ["files", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
-def test_a_job_lives_its_whole_life(broker, records, tmp_path, request):
+def live(broker: Broker, tmp_path: Path, **where: Any) -> None:
+    """Have jobs uploaded, run, downloaded, canceled, retried and deleted."""
     broker.empty()
-    where = {} if records == "files" else {"records": request.getfixturevalue("records_url"), "data_shared": False}
     with api(broker, tmp_path, **where) as server, worker(server):
         wait_until(lambda: state(server) == "ok", LONG)
         job_id = submit(server, "write out.txt 5", **{"labels.case": "life"})
@@ -96,55 +63,6 @@ def test_a_job_lives_its_whole_life(broker, records, tmp_path, request):
         assert get(server, f"/v1/jobs/{job_id}").status_code == 404
         assert 'intake_jobs_total{status="succeeded"} 1.0' in get(server, "/metrics").text
         assert PASSWORD not in server.log
-
-
-def test_messages_that_come_twice_or_make_no_sense_change_nothing(broker, server):
-    with worker(server):
-        go = server.folder / "go"
-        job_id = submit(server, f"wait {go}")
-        at_work(server, job_id)
-        broker.send(job_id, 10)
-        broker.send("nonsense", 1)
-        broker.send({"job": job_id}, 1)
-        wait_until(lambda: server.log.count("a message holds no id of a job") == 2, LONG)
-        go.touch()
-        succeeded(server, job_id)
-        broker.send(job_id, 10)
-        succeeded(server, submit(server, "nothing"))
-        assert reasons(server.record(job_id)) == ["succeeded"]
-
-
-def test_uploads_are_taken_while_the_broker_is_gone_and_run_once_it_is_back(broker, server):
-    with worker(server):
-        wait_until(lambda: state(server) == "ok", LONG)
-        with broker.away():
-            ids = [submit(server, "nothing") for _ in range(4)]
-            wait_until(lambda: state(server) == "degraded", LONG)
-            assert get(server, "/readyz").status_code == 200
-        succeeded(server, *ids)
-        wait_until(lambda: state(server) == "ok", LONG)
-
-
-def test_uploads_are_taken_while_the_broker_hangs(broker, server):
-    with worker(server):
-        wait_until(lambda: state(server) == "ok", LONG)
-        with broker.hung():
-            ids = [submit(server, "nothing") for _ in range(4)]
-            wait_until(lambda: state(server) == "degraded", LONG)
-            ids += [submit(server, "nothing") for _ in range(4)]
-        succeeded(server, *ids)
-
-
-def test_a_broker_that_is_started_anew_interrupts_no_attempt(broker, server):
-    with worker(server):
-        go = server.folder / "go"
-        job_id = submit(server, f"wait {go}")
-        at_work(server, job_id)
-        with broker.away():
-            pass
-        succeeded(server, submit(server, "nothing"))
-        go.touch()
-        succeeded(server, job_id)
 
 
 def test_a_queue_that_was_emptied_loses_no_job(broker, server):
@@ -197,6 +115,32 @@ def test_a_worker_drains_and_gives_back_what_does_not_finish(broker, server):
         assert reasons(server.record(late)) == ["interrupted", "succeeded"]
 
 
+def test_a_worker_waits_for_its_broker_and_leaves_when_it_is_told_to(broker, server):
+    with broker.away():
+        job_id = submit(server, "nothing")
+        with worker(server) as process:
+            wait_until(lambda: "Trying again" in server.log, LONG)
+        assert process.returncode == 0
+        with worker(server):
+            wait_until(lambda: server.log.count("worker runs") == 2, LONG)
+            broker.start()
+            succeeded(server, job_id)
+
+
+def test_a_worker_leaves_also_while_its_broker_hangs(broker, server):
+    go = server.folder / "go"
+    with worker(server, drain="100ms") as process:
+        job_id = submit(server, f"wait {go}")
+        at_work(server, job_id)
+        with broker.hung():
+            process.terminate()
+            process.wait(60)
+            assert reasons(server.record(job_id)) == ["interrupted"]
+    go.touch()
+    with worker(server):
+        assert ended(server, job_id)["status"] == "succeeded"
+
+
 def test_one_of_the_workers_has_the_lead_and_another_takes_over(broker, server):
     leads = lambda: server.log.count("this worker has the lead")  # noqa: E731
     with worker(server) as one:
@@ -230,15 +174,7 @@ def post_as(server: Server, media_type: str) -> str:
     return str(response.json()["id"])
 
 
-@pytest.mark.parametrize("broker", KINDS[:1], indirect=True)
-def test_what_rabbitmq_gives_up_is_put_aside_and_its_job_runs(broker: Rabbit, server: Server) -> None:
-    with worker(server):
-        wait_until(lambda: state(server) == "ok", LONG)
-        broker.send("nothing", task="somebody.elses")
-        wait_until(lambda: broker.dead() == 1, LONG)
-        succeeded(server, submit(server, "nothing"))
-
-
+@on("redis")
 def test_queued_jobs_outlast_a_change_of_the_engine_and_back(broker, tmp_path):
     broker.empty()
     go = tmp_path / "go"
