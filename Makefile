@@ -1,5 +1,5 @@
 # `make help` lists what can be asked for. Variables: PYTHON (3.11 or newer), VENV, ARGS (passed on by run, test and soak),
-# WORKERS (test processes), CYCLES (of crash), DEATHS (of notices), CUTS (of powercut), KILLS (of workers),
+# WORKERS (test processes), CYCLES (of crash), DEATHS (of notices), JOBS (of brokers), CUTS (of powercut), KILLS (of workers),
 # ZOMBIES, KEYS, SCALE (of slow), ROUNDS and SEED (of fuzz),
 # COVERAGE=1 (measure while testing), UPGRADE=1 (let `make lock` choose newer versions).
 
@@ -70,6 +70,10 @@ notices: $(VENV)/.dev ## kill processes around the ends of jobs, DEATHS times: e
 powercut: $(VENV)/.dev ## cut the power of an ext4 CUTS times and of an XFS two fifths of that (as root)
 	INTAKE_TEST_CUTS=$(CUTS) $(BIN)/python -m pytest -m soak -n 0 --timeout 0 tests/faults/test_power_cuts.py $(ARGS)
 
+.PHONY: brokers
+brokers: $(VENV)/.dev ## send JOBS=500 jobs through each fault of workers, brokers and messages, on RabbitMQ and Redis (about 30 min)
+	INTAKE_TEST_JOBS=$(or $(JOBS),500) $(BIN)/python -m pytest -m soak -n 0 --timeout 0 tests/e2e/test_broker_soak.py $(ARGS)
+
 .PHONY: workers zombies keys clock
 clock: $(VENV)/.dev ## put the clock of a service forward and back, by 30 s and by a year, and wait for housekeeping each time
 	$(BIN)/python -m pytest -m soak -n 0 --timeout 0 tests/faults/test_clock_jumps.py $(ARGS)
@@ -131,7 +135,7 @@ audit: $(VENV)/.dev ## ask for known vulnerabilities of what is locked; fails wh
 
 lock: $(VENV)-lock/.done ## resolve requirements/*.txt anew from pyproject.toml
 	$(LOCK) pyproject.toml -o requirements/run.txt
-	$(LOCK) pyproject.toml --extra telemetry --extra postgres --extra s3 --group tests --group checks --group supply -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra celery --extra telemetry --extra postgres --extra s3 --group tests --group checks --group supply -c requirements/run.txt -o requirements/dev.txt
 	$(LOCK) pyproject.toml --group bench -c requirements/run.txt -o requirements/bench.txt
 	$(LOCK) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	$(LOCK) requirements/lock.in -o requirements/lock.txt

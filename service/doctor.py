@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from service.durable import Disk, free_bytes, is_locked
+from service.engine import build_worker
+from service.engines.dispatch import BrokerAway
 from service.errors import IntakeError
 from service.findings import Finding
 from service.fsck import Fsck
@@ -46,15 +48,28 @@ def _examine(settings: Settings, services: Services, root: Path) -> Iterator[Fin
     yield Finding(level=level, subject="disk", detail=f"{free / 2**30:.1f} GiB free in {root}", hint=hint)
     if settings.bucket is not None:
         yield _answer_time(settings, services)
-    alive = is_locked(root / "engine" / "supervisor.lock")
+    is_local = settings.engine == "local"
+    alive = is_locked(root / "engine" / "supervisor.lock") if is_local else services.store.is_led()
     waiting = len(services.store.pending())
     yield Finding(
         level="ok" if alive or not waiting else "warn",
-        subject="supervisor",
+        subject="supervisor" if is_local else "workers",
         detail=f"{'running' if alive else 'not running'}, {waiting} jobs not done",
         hint=None if alive else "It starts with `intake serve` or `intake worker`.",
     )
+    if not is_local:
+        yield _broker(settings)
     yield from examine(services)
+
+
+def _broker(settings: Settings) -> Finding:
+    with closing(build_worker(settings).publisher()) as publisher:
+        try:
+            waiting = publisher.waiting()
+        except BrokerAway as error:
+            hint = "Uploads are taken; jobs wait until it answers. See INTAKE_BROKER_URL."
+            return Finding(level="fail", subject="broker", detail=f"it does not answer: {error}", hint=hint)
+    return Finding(level="ok", subject="broker", detail=f"answers, {waiting} messages wait")
 
 
 def examine(services: Services, *, deep: bool = False, repair: bool = False) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from service.names import is_address
 class EmailSettings(BaseSettings):
     """Who is told of the ends of jobs by e-mail, and how it is sent."""
 
+    # e-mail
     notify_recipients: str = Field(
         "",
         description="Addresses that the `notify_email` of an upload may name, such as `*@example.org, ops@example.net`; without it "

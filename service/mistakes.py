@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from service.units import format_duration
 
-_SECRET: Final = frozenset({"records", "token"})
+_SECRET: Final = frozenset({"broker_url", "records", "token"})
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from uvicorn.supervisors import Multiprocess
 from service import logs, telemetry
 from service.access.opening import is_open, require_tokens_or_loopback
 from service.durable import keep_private
+from service.engine import require_engine
 from service.records import build_store
 from service.settings import Settings
 from service.shared import build_tokens
@@ -42,6 +43,7 @@ def serve(settings: Settings, *, ready: str = "text") -> int:
     _allow_files()
     telemetry.require(settings)
     load_catalogue(settings)  # a mistake stops the start here, with its own words, not within a worker
+    require_engine(settings)
     tokens = build_tokens(settings)
     build_store(settings).close()
     require_tokens_or_loopback(settings, tokens)

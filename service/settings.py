@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from service.attempt_settings import AttemptSettings
+from service.broker_settings import BrokerSettings
 from service.email_settings import EmailSettings
 from service.errors import ConfigError
 from service.kinds import Address, Duration, OptionalDuration, Size
@@ -29,10 +31,11 @@ PREFIX = "INTAKE_"
 _FILE = f"{PREFIX}CONFIG"  # names the settings file
 _TESTS = f"{PREFIX}TEST_"  # begins what belongs to the project's own tests
 
+_FROM_FILES = ("records", "broker_url")  # secrets, whose value a file may hold
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")
 
 
-class Settings(EmailSettings, StorageSettings):
+class Settings(AttemptSettings, BrokerSettings, EmailSettings, StorageSettings):
     """All settings of one process, frozen. Build it with ``Settings.load()``, which reports mistakes by the variable's name."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
@@ -164,7 +167,11 @@ class Settings(EmailSettings, StorageSettings):
     )
 
     # how jobs run
-    engine: Literal["local"] = Field("local", description="What runs the jobs.")
+    engine: Literal["local", "celery"] = Field(
+        "local",
+        description="What runs the jobs: `local` on this machine, `celery` workers on any number of them, told by the broker of "
+        "`INTAKE_BROKER_URL`; needs the extra `celery`.",
+    )
     slots: int = Field(
         default_factory=lambda: min(os.cpu_count() or 1, 4),
         ge=1,
@@ -196,27 +203,7 @@ class Settings(EmailSettings, StorageSettings):
         description="How an attempt's process starts: forked from a warm one (Linux), or spawned (elsewhere, slower).",
     )
 
-    # limits of one attempt
-    attempt_memory: Size = Field(1 * 2**30, description="Address space of an attempt's process; 0 for no limit.")
-    sandbox: Literal["auto", "strict", "off"] = Field(
-        "auto",
-        description="What surrounds an attempt's process beside the limits: `auto` takes all the system has (Landlock, "
-        "seccomp), `strict` does not start without them, `off` takes none.",
-    )
-    attempt_files: int = Field(64, ge=16, description="Files an attempt's process may have open.")
-    max_output: Size = Field(1 * 2**30, description="Bytes one attempt may write.")
-    max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels of one frame.")
-    max_total_pixels: int = Field(200_000_000, ge=1, description="Largest animation, in pixels of all frames together.")
-    max_frames: int = Field(500, ge=1, description="Most frames of an animation.")
-    max_side: int = Field(20_000, ge=1, description="Longest side of an image, in pixels.")
-
-    clamd: Path | None = Field(None, description="Unix socket of ClamAV's clamd, for steps of the `malware` processor.")
-    max_scan: Size = Field(
-        25 * 2**20,
-        description="Largest file that is sent to clamd: the least of its StreamMaxLength, MaxFileSize and MaxScanSize. A "
-        "larger one is `unscanned`.",
-    )
-
+    # what is noted
     audit_size: Size = Field(16 * 2**20, description="Size at which a file of the audit log is put aside; 0: no log.")
     audit_keep: int = Field(20, ge=0, description="Files of the audit log that were put aside and are kept.")
 
@@ -251,13 +238,15 @@ class Settings(EmailSettings, StorageSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_files(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if path := values.get("records_file"):
-            if values.get("records"):
-                raise ValueError("INTAKE_RECORDS and INTAKE_RECORDS_FILE: give one of them")
-            try:
-                return values | {"records": Path(path).read_text(encoding="utf-8").strip()}
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"INTAKE_RECORDS_FILE={path}: {getattr(error, 'strerror', error)}") from None
+        for name in _FROM_FILES:
+            if path := values.get(f"{name}_file"):
+                variable = f"{PREFIX}{name.upper()}"
+                if values.get(name):
+                    raise ValueError(f"{variable} and {variable}_FILE: give one of them")
+                try:
+                    values = values | {name: Path(path).read_text(encoding="utf-8").strip()}
+                except (OSError, UnicodeDecodeError) as error:
+                    raise ValueError(f"{variable}_FILE={path}: {getattr(error, 'strerror', error)}") from None
         return values
 
     @model_validator(mode="after")
@@ -266,6 +255,8 @@ class Settings(EmailSettings, StorageSettings):
             raise ValueError("INTAKE_ROOT_PATH must look like /intake, without a slash at its end")
         if not re.match(r"files$|postgres(ql)?://", self.records.get_secret_value()):
             raise ValueError("INTAKE_RECORDS must be `files`, or begin with postgresql://")
+        if self.engine == "celery":
+            self._check_celery(self.records.get_secret_value())
         if wrong := [one for one in self.names("cors_origins") if one != "*" and not _ORIGIN.fullmatch(one)]:
             raise ValueError(
                 f"INTAKE_CORS_ORIGINS={wrong[0]}: write an origin like https://app.example.org, without a path"
@@ -306,10 +297,15 @@ class Settings(EmailSettings, StorageSettings):
 
         The token is left out: it is the client's, and no business of the processes that are started with these.
         """
-        secret = None if self.records_file else self.records.get_secret_value()
-        plain = self.model_dump(mode="json") | {"token": None, "records": secret}
+        secrets = {name: self._secret(name) for name in _FROM_FILES}
+        plain = self.model_dump(mode="json") | {"token": None} | secrets
         told = {f"{PREFIX}{name.upper()}": "" if value is None else str(value) for name, value in plain.items()}
         return {_FILE: "", **told}
+
+    def _secret(self, name: str) -> str | None:
+        """Return a secret's value, None for one that is not set or is read from a file."""
+        value: SecretStr | None = getattr(self, name)
+        return None if value is None or getattr(self, f"{name}_file") else value.get_secret_value()
 
 
 def _is_known(name: str) -> bool:

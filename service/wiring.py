@@ -17,9 +17,9 @@ from service.audit import Audit
 from service.clock import Clock, utc_now
 from service.counts import Counts
 from service.durable import Disk
+from service.engine import build_engine
 from service.engines.base import Engine
 from service.engines.immediate import ImmediateEngine, ThreadLauncher
-from service.engines.local import LocalEngine
 from service.errors import ConfigError
 from service.execution.attempt import AttemptRunner
 from service.execution.follow import Bounds
@@ -140,7 +140,6 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
     except OSError as error:
         raise ConfigError(f"INTAKE_DATA_DIR={settings.data_dir}: {error.strerror or error}") from error
     guard = Guard(settings.names("webhook_allow"))
-    engine = LocalEngine(root, environment=settings.environment(), drain=settings.drain.total_seconds())
     return Services(
         settings=settings,
         catalogue=catalogue or load_catalogue(settings),
@@ -149,7 +148,7 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
         tokens=shared.tokens,
         usage=shared.usage,
         links=shared.links,
-        engine=engine,
+        engine=build_engine(settings, root, store),
         clock=clock,
         counts=Counts(root / "engine" / "counts.db"),
         audit=Audit.of(settings, clock=clock),

@@ -18,6 +18,7 @@ import pytest
 NEEDS: Final = {
     "clamd": "clamav-daemon",
     "curl": "curl",
+    "epmd": "erlang-base",
     "file": "file",
     "gcc": "gcc",
     "mkfs.ext4": "e2fsprogs",
@@ -29,6 +30,8 @@ NEEDS: Final = {
     "postfix": "postfix",
     "postgres": "postgresql",
     "promtool": "prometheus",
+    "rabbitmq-server": "rabbitmq-server",
+    "redis-server": "redis-server",
     "strace": "strace",
 }
 _PATH: Final = os.pathsep.join(

@@ -54,10 +54,13 @@ def show(
 @command()
 def check(cli: Cli, config: ConfigOption = None) -> None:
     """Check settings, processors and pipelines as a start of the service would; exit code 2 names the first mistake."""
+    from service.engine import require_engine
     from service.settings import Settings
     from service.wiring import load_catalogue
 
-    catalogue = load_catalogue(Settings.load(config))
+    settings = Settings.load(config)
+    require_engine(settings)
+    catalogue = load_catalogue(settings)
     cli.say(f"settings are right; {len(catalogue.registry)} processors, {len(catalogue.pipelines)} pipelines")
 
 
@@ -117,7 +120,8 @@ def _groups(settings: type[Settings]) -> Iterator[tuple[str, list[str]]]:
     """Yield the groups of the class, which its comments name, with their settings in order; none is left out."""
     yield "The settings file", []
     title, names, left = "General", list[str](), set(settings.model_fields)
-    for line in inspect.getsource(settings).splitlines():
+    sources = [inspect.getsource(part) for part in settings.__mro__ if part.__module__.startswith("service.")]
+    for line in "\n".join(sources).splitlines():
         if heading := re.fullmatch(r"    # (\w.*)", line):
             if names:
                 yield title, names

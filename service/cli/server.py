@@ -87,16 +87,40 @@ def worker(
     slots: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Jobs at the same time.", show_default="cores, at most 4", rich_help_panel=_PANEL
+            "--slots",
+            "--concurrency",
+            metavar="N",
+            min=1,
+            help="Jobs at the same time.",
+            show_default="cores, at most 4",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    queues: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Queues to take jobs from, such as image,bulk; with the engine celery.",
+            show_default="all",
+            rich_help_panel=_PANEL,
         ),
     ] = None,
     config: ConfigOption = None,
 ) -> int:
     """Run jobs without an API.
 
-    Another process of the service takes the uploads.
+    Another process of the service takes the uploads. With the engine celery, any number of workers may run, on any
+    machines.
     """
-    settings = settings_of(config, data_dir=data_dir, slots=slots)
+    settings = settings_of(config, data_dir=data_dir, slots=slots, queues=queues)
+    if settings.engine == "celery":
+        import service.execution.worker
+
+        return service.execution.worker.serve(settings)
+    from service.errors import ConfigError
+
+    if queues:
+        raise ConfigError("--queues: the engine local has none; it is for INTAKE_ENGINE=celery")
     import service.execution.supervisor
 
     return service.execution.supervisor.serve(settings)

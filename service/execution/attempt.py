@@ -87,6 +87,13 @@ class AttemptRunner:
         with structlog.contextvars.bound_contextvars(**_ids(job)):
             return self._run(job, lease, stop)
 
+    def judge(self, job_id: str) -> Job | None:
+        """End the attempt of a running job whose runner is gone, without beginning another; return the job as it is then."""
+        try:
+            return self._store.claim(job_id, self._without_runner)[0]  # nothing runs after that, so there is no lease
+        except NotFound:
+            return None
+
     def _run(self, job: Job, lease: Lease, stop: threading.Event) -> Job:
         try:
             faults.reach("attempt.claimed")
@@ -103,15 +110,18 @@ class AttemptRunner:
         finally:
             lease.release()
 
+    def _without_runner(self, job: Job) -> Job:
+        """Return the job after its attempt was lost, if it is running: nobody holds its lease, so its runner has died."""
+        if job.status is not JobStatus.RUNNING:
+            return job
+        log.warning("an attempt was lost with its runner", job_id=job.id, attempt=job.attempt)
+        unsure = tuple(Step(name=step.name, processor=step.processor) for step in job.steps)  # nothing of it was synced
+        end = AttemptEnd(reason=Reason.LOST, problem=job_problem(job, Reason.LOST))
+        return self._ending(ended(job.evolve(steps=unsure), end, self._policy, self._clock()))
+
     def _claim(self, job: Job) -> Job:
         now = self._clock()
-        if job.status is JobStatus.RUNNING:  # and nobody holds its lease: the runner died with it
-            log.warning("an attempt was lost with its runner", job_id=job.id, attempt=job.attempt)
-            unsure = tuple(
-                Step(name=step.name, processor=step.processor) for step in job.steps
-            )  # nothing of it was synced
-            end = AttemptEnd(reason=Reason.LOST, problem=job_problem(job, Reason.LOST))
-            job = self._ending(ended(job.evolve(steps=unsure), end, self._policy, now))
+        job = self._without_runner(job)
         if job.status is not JobStatus.QUEUED or not job.is_due(now):
             return job
         return job.claimed(now)

@@ -21,13 +21,15 @@ from typing import Final
 
 import structlog
 
-from service import faults, telemetry
+from service import faults
 from service.clock import Clock, UnhurriedClock
 from service.durable import Disk, keep_private, open_lock
 from service.engines.bell import Bell
 from service.errors import ConfigError, IntakeError
 from service.execution.attempt import AttemptRunner
+from service.execution.janitor import Janitor
 from service.execution.launcher import SHARED_TROUBLE, NotStartedError
+from service.execution.station import running_attempts
 from service.execution.turns import Turns
 from service.ids import is_id
 from service.jobs.model import Job
@@ -39,10 +41,9 @@ from service.notify.outbox import Outbox, OutboxThread
 from service.sending import build_outbox
 from service.settings import Settings
 from service.storage.base import Storage
-from service.wiring import Services, build, build_runner
+from service.wiring import Services, build
 
 log = structlog.get_logger(__name__)
-_TIDY_EVERY: Final = 30.0  #: seconds between two rounds of housekeeping
 _EVICT_AFTER: Final = 3  #: looks at a job whose lease is held by nobody we know, before its holders are killed
 
 
@@ -99,9 +100,8 @@ class Supervisor:
 
     def serve(self) -> None:
         """Work until stopped, or until the queue is empty and whoever started this process is gone."""
-        next_poll, next_tidy = 0.0, 0.0
-        tidying: Future[None] | None = None
-        with ThreadPoolExecutor(self._slots, thread_name_prefix="slot") as slots, ThreadPoolExecutor(1) as janitor:
+        next_poll = 0.0
+        with ThreadPoolExecutor(self._slots, thread_name_prefix="slot") as slots, Janitor(self._tidy) as janitor:
             while not self._stops:
                 now = time.monotonic()
                 if now >= next_poll:
@@ -110,12 +110,9 @@ class Supervisor:
                     if self._orphaned and not self._known:
                         log.info("the queue is empty and the service is gone; leaving")
                         break
-                if now >= next_tidy:
-                    next_tidy = now + _TIDY_EVERY
-                    if tidying is None or tidying.done():
-                        tidying = janitor.submit(self._housekeeping)
+                janitor.call()
                 self._fill(slots)
-                self._wait(max(0.0, min(next_poll, next_tidy) - time.monotonic()))
+                self._wait(max(0.0, min(next_poll, janitor.next_at) - time.monotonic()))
                 self._collect()
             self._leave()
 
@@ -216,12 +213,6 @@ class Supervisor:
             self._wait(min(left, 0.2) if left > 0 else 0.2)
             self._collect()
 
-    def _housekeeping(self) -> None:
-        try:
-            self._tidy()
-        except Exception:
-            log.exception("housekeeping failed; it is tried again")
-
 
 def serve(settings: Settings) -> int:
     """Run the supervisor of ``intake worker``: wait for the place if another holds it, then work until signalled."""
@@ -237,27 +228,21 @@ def _serve(settings: Settings, *, lifeline: int | None, wait: bool) -> int:
     lock = _elect(root / "engine" / "supervisor.lock", wait=wait)
     if lock is None:
         return 0
-    provider = telemetry.start(settings)
-    tell = telemetry.AttemptSpans(provider).tell if provider else lambda _: None
-    runner, launcher = build_runner(settings, services, tell=tell)
-    launcher.warm()
-    bell = Bell(root / "engine" / "bell")
-    services.store.heed(bell.ring, due=True)
-    outbox = build_outbox(settings, services)
-    supervisor = _assemble(settings, services, runner, bell, outbox, lifeline)
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: supervisor.stop())
-    log.info("supervisor runs", slots=settings.slots, data_dir=str(root), pid=os.getpid())
-    sending = OutboxThread(outbox)
-    try:
-        supervisor.serve()
-    finally:
-        sending.stop()
-        bell.close()
-        launcher.stop()
-        services.close()
-        telemetry.stop(provider)
-        os.close(lock)
+    with running_attempts(settings, services) as runner:
+        bell = Bell(root / "engine" / "bell")
+        services.store.heed(bell.ring, due=True)
+        outbox = build_outbox(settings, services)
+        supervisor = _assemble(settings, services, runner, bell, outbox, lifeline)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: supervisor.stop())
+        log.info("supervisor runs", slots=settings.slots, data_dir=str(root), pid=os.getpid())
+        sending = OutboxThread(outbox)
+        try:
+            supervisor.serve()
+        finally:
+            sending.stop()
+            bell.close()
+    os.close(lock)
     log.info("supervisor has left")
     return 0
 

@@ -16,22 +16,24 @@ import structlog
 
 from service import faults
 from service.clock import Clock, utc_now
-from service.durable import CommitUnknown, Disk, locked
-from service.errors import IntakeError, NotFound, OutcomeUnknown, RecordCorrupt
+from service.durable import CommitUnknown, Disk, is_locked, locked
+from service.errors import IntakeError, NotFound, RecordCorrupt
 from service.figures import Figures
 from service.ids import is_id
 from service.jobs.folders import job_folder, mark_of, remove_folder, walk
 from service.jobs.keys import FileKeys
-from service.jobs.lease import FileLease, evict
+from service.jobs.lease import FileLease, evict, take_lead
 from service.jobs.listing import Listing
 from service.jobs.markers import DeliveryMarkers, Markers
 from service.jobs.model import Job, JobStatus
 from service.jobs.record import Overlay, decode, encode
-from service.jobs.store import Change, JobQuery, KeyHold, Lease, Moves, Page, Position, expired_job, no_such_job
+from service.jobs.refusals import disk_failed, expired_job, no_such_job, require_id
+from service.jobs.store import Change, JobQuery, KeyHold, Lead, Lease, Moves, Page, Position
 
 log = structlog.get_logger(__name__)
 _RECORD: Final = "job.json"
 _OVERLAY: Final = "progress.json"
+_LEAD: Final = "engine/supervisor.lock"  #: the same place, whichever engine's process takes it
 _ROOM: Final = "room.json"  #: reserved while an attempt runs, so that its end can be recorded on a full disk
 _ROOM_SIZE: Final = 2**16
 _DELETED: Final = "deleted.json"  #: what a delete makes of the record, so that nobody takes it for lost
@@ -64,9 +66,7 @@ class FileJobStore:
 
     def folder(self, job_id: str) -> Path:
         """Return the folder of a job, which follows from its id alone. Raises NotFound for what is no id."""
-        if not is_id(job_id):
-            raise no_such_job(job_id)
-        return job_folder(self._root, job_id)
+        return job_folder(self._root, require_id(job_id))
 
     def create(self, job: Job) -> None:
         try:
@@ -75,7 +75,7 @@ class FileJobStore:
             self._disk.make_folders(self.folder(job.id))
             self._disk.write(self.folder(job.id) / _RECORD, encode(job))
         except CommitUnknown as error:
-            raise _unknown() from error
+            raise disk_failed() from error
         except OSError:
             self._pending.remove(job.id)
             raise
@@ -125,7 +125,7 @@ class FileJobStore:
             try:
                 self._disk.write(self.folder(job_id) / _RECORD, encode(after), room=room if ends else None)
             except CommitUnknown as error:
-                raise _unknown() from error
+                raise disk_failed() from error
             if ends:
                 room.unlink(missing_ok=True)
             if after.done and not job.done:
@@ -227,7 +227,7 @@ class FileJobStore:
             try:
                 self._disk.sync_folder(self.folder(job_id))
             except OSError as error:
-                raise _unknown() from error
+                raise disk_failed() from error
             self._aside.remove(job_id)
         if job:
             self.listing.drop(job_id, job.labels, gone_at=self._clock() if tombstone else None, owner=job.owner)
@@ -239,6 +239,12 @@ class FileJobStore:
 
     def hold_key(self, scope: str) -> AbstractContextManager[KeyHold]:
         return self._keys.hold(scope)
+
+    def lead(self) -> Lead | None:
+        return take_lead(self._root / _LEAD)
+
+    def is_led(self) -> bool:
+        return is_locked(self._root / _LEAD)
 
     def expired(self, now: datetime, limit: int) -> list[str]:
         return self.listing.expired(now, limit)
@@ -310,11 +316,3 @@ class FileJobStore:
         with suppress(NotFound):
             return self.get(job_id).id
         return None
-
-
-def _unknown() -> OutcomeUnknown:
-    return OutcomeUnknown(
-        "The disk failed while the record was being written; the change was either made or not made.",
-        hint="Look at the job again, or send the request again with the same Idempotency-Key.",
-        retry_after=5,
-    )

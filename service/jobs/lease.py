@@ -1,14 +1,18 @@
-"""The lease of an attempt on one machine: a flock that its processes inherit and the kernel frees when the last of them dies."""
+"""What one process has and the kernel frees when it dies: the lease of an attempt, which its processes inherit, and the lead."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from service.durable import is_locked, open_lock
 from service.jobs.model import Job
+
+_LOOKS: Final = 20
 
 
 class FileLease:
@@ -28,6 +32,32 @@ class FileLease:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+class FileLead:
+    """The held flock of ``path``. Raises BlockingIOError at construction when somebody holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor: int | None = open_lock(path, wait=False)
+
+    def is_held(self) -> bool:
+        """Tell whether it was not released: the kernel takes it from nobody alive."""
+        return self._descriptor is not None
+
+    def release(self) -> None:
+        """Close the descriptor."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def take_lead(path: Path) -> FileLead | None:
+    """Take the lead whose file is ``path``; None while somebody has it for longer than a mere look at it takes."""
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            return FileLead(path)
+        time.sleep(0.01)
+    return None
 
 
 def evict(path: Path) -> int:

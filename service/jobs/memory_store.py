@@ -12,10 +12,12 @@ from service.clock import Clock, utc_now
 from service.errors import KeyInFlight, NotFound, RecordCorrupt
 from service.figures import Figures, Tallies
 from service.jobs.counted import Seen, count_in_progress, learn
+from service.jobs.memory_holds import MemoryKey, MemoryLead, MemoryLease
 from service.jobs.model import Job, JobStatus
 from service.jobs.notices import has_dead, is_open
 from service.jobs.record import Overlay, decode, encode
-from service.jobs.store import Change, JobQuery, Lease, Moves, Page, Position, expired_job, no_such_job
+from service.jobs.refusals import expired_job, no_such_job
+from service.jobs.store import Change, JobQuery, Lead, Lease, Moves, Page, Position
 
 
 class MemoryJobStore:
@@ -46,6 +48,7 @@ class MemoryJobStore:
         self._deleted: set[str] = set()
         self._keys: dict[str, tuple[str, datetime]] = {}
         self._held: set[str] = set()
+        self._lead: MemoryLead | None = None
         self._tallies = Tallies()
         self._journal: list[tuple[str, int]] = []
         self._name = secrets.token_hex(4)
@@ -204,6 +207,16 @@ class MemoryJobStore:
             with self._lock:
                 self._held.discard(scope)
 
+    def lead(self) -> Lead | None:
+        with self._lock:
+            if self.is_led():
+                return None
+            self._lead = MemoryLead()
+            return self._lead
+
+    def is_led(self) -> bool:
+        return self._lead is not None and self._lead.is_held()
+
     def expired(self, now: datetime, limit: int) -> list[str]:
         found = []
         for job_id in self.walk():
@@ -278,29 +291,3 @@ class MemoryJobStore:
             return self.get(job_id)
         except (NotFound, RecordCorrupt):
             return None
-
-
-class MemoryLease:
-    """The right to run one attempt, until it is released."""
-
-    def __init__(self, job: Job, leased: set[str]) -> None:
-        self.job = job
-        self._leased: set[str] | None = leased
-
-    def fileno(self) -> int | None:
-        """Return None: no other process can keep this."""
-        return None
-
-    def release(self) -> None:
-        """Give the lease up."""
-        if self._leased is not None:
-            leased, self._leased = self._leased, None
-            leased.discard(self.job.id)
-
-
-class MemoryKey:
-    """A held Idempotency-Key."""
-
-    def __init__(self, *, known: str | None, bind: Callable[[str], None]) -> None:
-        self.known = known
-        self.bind = bind

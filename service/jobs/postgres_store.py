@@ -23,23 +23,13 @@ from service.jobs.model import Job, JobStatus
 from service.jobs.postgres import journal, rows, schema
 from service.jobs.postgres import statements as sql
 from service.jobs.postgres.database import Cursor
-from service.jobs.postgres.holds import Holds, PostgresLease, evict, lease_name
+from service.jobs.postgres.holds import Holds, PostgresLead, PostgresLease, evict, lease_name
 from service.jobs.postgres.keys import PostgresKeys
 from service.jobs.postgres.line import Line
 from service.jobs.postgres.overview import Overview
 from service.jobs.record import Overlay
-from service.jobs.store import (
-    Change,
-    JobQuery,
-    KeyHold,
-    Lease,
-    Moves,
-    Page,
-    Position,
-    StoreUnreachable,
-    expired_job,
-    no_such_job,
-)
+from service.jobs.refusals import expired_job, no_such_job, require_id
+from service.jobs.store import Change, JobQuery, KeyHold, Lead, Lease, Moves, Page, Position, StoreUnreachable
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +83,7 @@ class PostgresJobStore:
         self._tell(job)
 
     def get(self, job_id: str) -> Job:
-        found = self._database.rows(sql.GET, [_id(job_id)])
+        found = self._database.rows(sql.GET, [require_id(job_id)])
         return self._read(job_id, found[0] if found else None)
 
     def marks(self, job_ids: Iterable[str]) -> dict[str, Hashable]:
@@ -110,7 +100,7 @@ class PostgresJobStore:
         return True
 
     def last_owner(self, job_id: str) -> str | None:
-        found = self._database.rows("select owner from jobs where id = %s", [_id(job_id)])
+        found = self._database.rows("select owner from jobs where id = %s", [require_id(job_id)])
         return found[0][0] if found else None
 
     def confirm(self, job_id: str) -> Job:
@@ -130,7 +120,7 @@ class PostgresJobStore:
 
     def claim(self, job_id: str, change: Change) -> tuple[Job, Lease | None]:
         def work(cursor: Cursor) -> tuple[Job, str | None] | None:
-            row = cursor.execute(f"{sql.GET} for update of jobs skip locked", [_id(job_id)]).fetchone()
+            row = cursor.execute(f"{sql.GET} for update of jobs skip locked", [require_id(job_id)]).fetchone()
             if row is None:  # there is none, or somebody is about to change it: most likely to claim it
                 return None
             job = self._read(job_id, row)
@@ -216,7 +206,7 @@ class PostgresJobStore:
         return is_id(job_id) and self._database.run(work)
 
     def set_aside(self, job_id: str) -> None:
-        self._database.run(lambda cursor: cursor.execute(sql.ASIDE, [_id(job_id)]))
+        self._database.run(lambda cursor: cursor.execute(sql.ASIDE, [require_id(job_id)]))
 
     def restore(self, job_id: str) -> bool:
         def work(cursor: Cursor) -> bool:
@@ -232,7 +222,7 @@ class PostgresJobStore:
         return self._database.run(work)
 
     def is_deleted(self, job_id: str) -> bool:
-        return bool(self._database.rows("select from jobs where id = %s and deleted", [_id(job_id)]))
+        return bool(self._database.rows("select from jobs where id = %s and deleted", [require_id(job_id)]))
 
     def delete(self, job_id: str, check: Callable[[Job], None], *, tombstone: bool = False) -> None:
         def work(cursor: Cursor) -> None:
@@ -250,13 +240,19 @@ class PostgresJobStore:
 
     def forget(self, job_id: str) -> None:
         def work(cursor: Cursor) -> None:
-            cursor.execute(sql.FORGET, [_id(job_id)])
+            cursor.execute(sql.FORGET, [require_id(job_id)])
             cursor.execute(sql.FORGET_ALL, [job_id])
 
         self._database.run(work)
 
     def hold_key(self, scope: str) -> AbstractContextManager[KeyHold]:
         return self._keys.hold(scope)
+
+    def lead(self) -> Lead | None:
+        return PostgresLead.take(self._database, self._holds)
+
+    def is_led(self) -> bool:
+        return PostgresLead.is_taken(self._database)
 
     def expired(self, now: datetime, limit: int) -> list[str]:
         return self._overview.expired(now, limit)
@@ -281,7 +277,7 @@ class PostgresJobStore:
         self._database.close()
 
     def _locked(self, cursor: Cursor, job_id: str) -> tuple[Any, ...]:
-        row = cursor.execute(f"{sql.GET} for update of jobs", [_id(job_id)]).fetchone()
+        row = cursor.execute(f"{sql.GET} for update of jobs", [require_id(job_id)]).fetchone()
         if row is None:
             raise no_such_job(job_id)
         return row
@@ -308,10 +304,3 @@ class PostgresJobStore:
     def _tell(self, job: Job) -> None:
         due = job.status is JobStatus.QUEUED and (job.retry_at is None or job.retry_at <= self._clock())
         self._line.ring(job.id, due=due)
-
-
-def _id(job_id: str) -> str:
-    """Return what is an id; NotFound for anything else."""
-    if not is_id(job_id):
-        raise no_such_job(job_id)
-    return job_id

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from service.errors import Gone, NotFound, RecordCorrupt
+from service.errors import NotFound, RecordCorrupt
 from service.figures import Figures
-from service.ids import is_id
 from service.jobs.model import Job, JobStatus
 
 Change = Callable[[Job], Job]
@@ -119,6 +118,16 @@ class KeyHold(Protocol):
         """Let the key belong to this job as soon as its record is committed; durable."""
 
 
+class Lead(Protocol):
+    """The place of the one process that looks after what all share. It is free again when its holder dies."""
+
+    def is_held(self) -> bool:
+        """Tell whether the place is still this process's, as far as it knows. Cheap, never raises."""
+
+    def release(self) -> None:
+        """Give the place up; twice is the same as once."""
+
+
 class JobStore(Protocol):
     """Records of jobs. All methods block, and are safe to call from many threads and processes at once."""
 
@@ -215,6 +224,12 @@ class JobStore(Protocol):
     def hold_key(self, scope: str) -> AbstractContextManager[KeyHold]:
         """Hold the Idempotency-Key ``scope``. Raises KeyInFlight while somebody else does."""
 
+    def lead(self) -> Lead | None:
+        """Take the lead of all processes that share these records; None while another has it, on whatever machine."""
+
+    def is_led(self) -> bool:
+        """Tell whether some process has the lead."""
+
     def expired(self, now: datetime, limit: int) -> list[str]:
         """Return ids of finished jobs whose ``expires_at`` has passed, oldest first."""
 
@@ -238,14 +253,3 @@ class JobStore(Protocol):
 
     def close(self) -> None:
         """Let go of what the store holds open. Its records stay, and so do leases and keys until they are released."""
-
-
-def no_such_job(job_id: str) -> NotFound:
-    """Return what a store raises for a job it does not have."""
-    name = job_id if is_id(job_id) else repr(job_id[:64])
-    return NotFound(f"There is no job {name}.", code="job-not-found", hint="Check the id; GET /v1/jobs lists the jobs.")
-
-
-def expired_job(job_id: str) -> Gone:
-    """Return what a store raises for a job that left a tombstone."""
-    return Gone(f"Job {job_id} has expired and was deleted.", hint="Upload the file again.")

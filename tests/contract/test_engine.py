@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from service.intake import Intake
 from service.jobs.model import Job, JobStatus
 from service.settings import Settings
 from service.wiring import Services, build, build_in_memory
+from tests.brokers import NEEDS, Broker, running
 from tests.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -29,14 +34,46 @@ ENGINES: dict[str, Callable[[Path], Services]] = {
     "local": local,
     "immediate": immediate,
 }
+CELERY = [pytest.param(kind, marks=pytest.mark.needs(*needed)) for kind, needed in NEEDS.items() if kind == "redis"]
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Broker]:
+    with running("redis") as broker:
+        yield broker
+
+
+@contextmanager
+def celery(root: Path, broker: Broker) -> Iterator[Services]:
+    """Give the parts of an API, and a worker beside it; which of the two kinds of broker it is, is no matter here."""
+    broker.empty()
+    members = {
+        "engine": "celery",
+        "broker_url": broker.url,
+        "data_shared": True,
+        "poll": "30s",
+    }  # no reconciler meanwhile
+    settings = Settings.load(data_dir=root / "data", durability="none", min_free=0, drain="2s", slots=1, **members)
+    services = build(settings)
+    environment = {**os.environ, **settings.environment()}
+    worker = subprocess.Popen([sys.executable, "-P", "-m", "service.cli", "worker"], env=environment)
+    try:
+        yield services
+    finally:
+        worker.terminate()
+        worker.wait(30)
+
+
+@pytest.fixture(params=[*ENGINES, *CELERY])
 async def services(request, tmp_path):
-    services = ENGINES[request.param](tmp_path)
-    yield services
-    await services.engine.stop()
-    services.close()
+    with ExitStack() as stack:
+        if request.param in ENGINES:
+            services = ENGINES[request.param](tmp_path)
+        else:
+            services = stack.enter_context(celery(tmp_path, request.getfixturevalue("redis")))
+        yield services
+        await services.engine.stop()
+        services.close()
 
 
 async def upload(services: Services) -> Job:
@@ -58,10 +95,10 @@ async def test_a_started_engine_runs_what_it_is_notified_of_until_it_is_stopped(
         return found.done and found
 
     await engine.start()
-    await wait_until_async(is_well)
+    await wait_until_async(is_well, 60)
     job = await upload(services)
     await engine.notify(job.id)
-    done = await wait_until_async(is_done)
+    done = await wait_until_async(is_done, 60)
     await engine.stop()
     stopped = await engine.health()
     late = await upload(services)

@@ -1178,3 +1178,24 @@ def test_a_deleted_job_has_nothing_to_send(store):
     store.forget(job.id)
     assert store.undelivered() == []
     assert store.dead_letters() == []
+
+
+# the lead
+
+
+def test_one_process_at_a_time_has_the_lead(rig):
+    assert not rig.store.is_led()
+
+    lead = rig.store.lead()
+
+    assert lead is not None
+    assert lead.is_held()
+    assert rig.store.is_led()
+    assert rig.store.lead() is None
+    lead.release()
+    lead.release()
+    assert not lead.is_held()
+    assert not rig.store.is_led()
+    another = rig.store.lead()
+    assert another is not None
+    another.release()

@@ -75,3 +75,31 @@ def test_help_is_answered_before_anything_is_loaded():
     assert loaded.isdisjoint(WEB | {"pydantic", "httpx", "PIL", "sqlite3", "structlog", "anyio", "asyncio"})
     own = {name for name in loaded if name.startswith("service.") and not name.startswith("service.cli")}
     assert own <= {"service.errors"}
+
+
+def test_celery_is_loaded_by_its_engine_alone():
+    assert loaded_by("import service.wiring, service.app, service.execution.supervisor").isdisjoint(
+        {"celery", "kombu", "redis"}
+    )
+    assert "celery" in loaded_by("import service.engines.celery.engine")
+
+
+def test_a_missing_celery_is_named_with_how_to_get_it(tmp_path):
+    code = """
+import sys
+sys.modules["celery"] = None
+from service.errors import ConfigError
+from service.settings import Settings
+from service.engine import build_worker, require_engine
+from service.wiring import build
+settings = Settings.load(engine="celery", broker_url="amqp://mq", data_shared=True, data_dir=sys.argv[1])
+for part in (build, build_worker, require_engine):
+    try:
+        part(settings)
+    except ConfigError as error:
+        print(error.detail)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "data")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    wanted = "INTAKE_ENGINE: celery is not installed; pip install 'file-intake[celery]'"
+    assert result.stdout.splitlines() == [wanted] * 3

@@ -364,3 +364,66 @@ def test_a_wrong_address_of_the_records_is_refused_without_showing_it():
     with pytest.raises(ConfigError, match="must be `files`, or begin with postgresql://") as caught:
         Settings.load(records="mysql://me:s3cret@db/records")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://mq/intake", "amqp://mq/intake"),
+        ("amqps://me:s3cret@mq:5671/intake", "amqps://me:***@mq:5671/intake"),
+        ("redis://:s3cret@cache/0", "redis://:***@cache/0"),
+        ("rediss://me:s3@cr/et@cache/0", "rediss://me:***@cache/0"),
+    ],
+)
+def test_the_address_of_the_broker_is_shown_without_its_password(url, shown):
+    settings = Settings.load(broker_url=url)
+
+    assert settings.model_dump(mode="json")["broker_url"] == shown
+    assert "s3" not in repr(settings)
+    assert settings.environment()["INTAKE_BROKER_URL"] == url
+
+
+def test_the_address_of_the_broker_can_come_from_a_file(tmp_path):
+    file = tmp_path / "broker"
+    file.write_text("redis://:s3cret@cache/0\n")
+
+    settings = Settings.load(broker_url_file=file)
+
+    assert settings.broker_url is not None
+    assert settings.broker_url.get_secret_value() == "redis://:s3cret@cache/0"
+    assert settings.environment()["INTAKE_BROKER_URL"] == ""
+    assert "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize("url", ["kafka://me:s3cret@mq", "amqp:s3cret", "amqp:///s3cret"])
+def test_a_wrong_address_of_the_broker_is_refused_without_showing_it(url):
+    with pytest.raises(ConfigError, match="INTAKE_BROKER_URL must begin with amqp://") as caught:
+        Settings.load(broker_url=url)
+    assert "s3cret" not in str(caught.value)
+
+
+DATABASE = "postgresql://db/records"
+
+
+@pytest.mark.parametrize(
+    ("members", "wanted"),
+    [
+        ({"records": DATABASE}, "INTAKE_ENGINE=celery needs INTAKE_BROKER_URL, such as amqp://"),
+        ({"broker_url": "amqp://mq"}, "set INTAKE_RECORDS=postgresql://…, or, .* INTAKE_DATA_SHARED=true"),
+        (
+            {"broker_url": "amqp://mq", "records": DATABASE, "queues": "images"},
+            "no queue images; there are default, image",
+        ),
+    ],
+)
+def test_celery_is_refused_what_it_cannot_work_with(members, wanted):
+    with pytest.raises(ConfigError, match=wanted):
+        Settings.load(engine="celery", **members)
+
+
+@pytest.mark.parametrize("members", [{"records": DATABASE}, {"data_shared": True}])
+def test_celery_takes_records_that_all_workers_see(members):
+    settings = Settings.load(engine="celery", broker_url="amqp://mq", queues=" Image, bulk,image ", **members)
+
+    assert settings.queue_names == ("image", "bulk")
+    assert Settings.load().queue_names == ("default", "image", "document", "media", "bulk")

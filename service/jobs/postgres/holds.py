@@ -51,6 +51,10 @@ class Holds:
         """Renew it from now on, until ``release``."""
         self._line.keep(token, name)
 
+    def is_kept(self, token: str) -> bool:
+        """Tell whether it has been renewed in time, as far as this process knows."""
+        return self._line.is_kept(token)
+
     def release(self, name: str, token: str, job_id: str | None = None) -> None:
         """Give it back; where that cannot be told to the server, it ends by itself. With a job, tell if that can be run now."""
         self._line.drop(token)
@@ -87,6 +91,40 @@ class PostgresLease:
         if self._token is not None:
             token, self._token = self._token, None
             self._holds.release(lease_name(self.job.id), token, self.job.id)
+
+
+class PostgresLead:
+    """The hold of the one process that looks after what all share."""
+
+    _NAME: Final = "lead"
+
+    def __init__(self, token: str, holds: Holds) -> None:
+        self._token: str | None = token
+        self._holds = holds
+        holds.keep(self._NAME, token)
+
+    @classmethod
+    def take(cls, database: Database, holds: Holds) -> PostgresLead | None:
+        """Take the lead; None while somebody has it. Raises StoreUnreachable or OutcomeUnknown."""
+        token = database.run(lambda cursor: holds.take(cursor, cls._NAME))
+        return None if token is None else cls(token, holds)
+
+    @classmethod
+    def is_taken(cls, database: Database) -> bool:
+        """Tell whether anybody has it. Raises StoreUnreachable."""
+        return bool(
+            database.rows("select from holds where name = %s and until > clock_timestamp()", [cls._NAME]),
+        )
+
+    def is_held(self) -> bool:
+        """Tell whether the server will not have given it to somebody else yet."""
+        return self._token is not None and self._holds.is_kept(self._token)
+
+    def release(self) -> None:
+        """Give the hold back."""
+        if self._token is not None:
+            token, self._token = self._token, None
+            self._holds.release(self._NAME, token)
 
 
 def lease_name(job_id: str) -> str:

@@ -47,6 +47,7 @@ class Line:
         self._heeding: list[tuple[bool, Tell]] = []
         self._news: dict[tuple[str, bool], None] = {}
         self._kept: dict[str, str] = {}
+        self._renewed: dict[str, float] = {}  # by token, when it was surely valid last
 
     def heed(self, tell: Tell, *, due: bool) -> None:
         """Call ``tell``, from the line's thread, with the id of each job that changed; with ``due``, that can be run now."""
@@ -67,12 +68,19 @@ class Line:
         """Renew the hold with this token until ``drop``."""
         with self._lock:
             self._kept[token] = name
+            self._renewed[token] = time.monotonic()
         self._wake()
+
+    def is_kept(self, token: str) -> bool:
+        """Tell whether the hold has been renewed in time."""
+        with self._lock:
+            return token in self._kept and time.monotonic() < self._renewed[token] + self._ttl
 
     def drop(self, token: str) -> None:
         """Renew it no more."""
         with self._lock:
             self._kept.pop(token, None)
+            self._renewed.pop(token, None)
 
     def close(self) -> None:
         """Tell the last news and hang up."""
@@ -141,12 +149,17 @@ class Line:
 
     def _renew(self, connection: Connection) -> None:
         """Renew all holds; without any, the statement still tells whether the connection lives."""
+        began = time.monotonic()
         with self._lock:
             kept = dict(self._kept)
         rows = connection.execute(_RENEW, [self._ttl, list(kept)]).fetchall()
-        for token in kept.keys() - _texts(rows):
+        renewed = _texts(rows)
+        with self._lock:
+            self._renewed |= dict.fromkeys(renewed & self._kept.keys(), began)
+        for token in kept.keys() - renewed:
             with self._lock:
                 lost = self._kept.pop(token, None)
+                self._renewed.pop(token, None)
             if lost is not None:
                 log.error("a hold was lost: it was not renewed in time", hold=lost)
 

@@ -1,0 +1,215 @@
+"""The engine celery from its upload to its delete, and while workers die, drain, take over and differ."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.testing import Server
+from tests.brokers import PASSWORD, Broker
+from tests.e2e.deployment import LONG, api, document, ended, on, state, succeeded
+from tests.e2e.rig import call, get, gone, kill, processes, reasons, submit, tidy, worker
+from tests.e2e.rig import running as at_work
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def server(broker: Broker, tmp_path: Path) -> Iterator[Server]:
+    """Give an API without a worker, on a broker without messages."""
+    broker.empty()
+    with api(broker, tmp_path) as server:
+        yield server
+        assert PASSWORD not in server.log
+
+
+@on("rabbitmq")
+def test_a_job_lives_its_whole_life_with_records_in_a_shared_folder(broker, tmp_path):
+    live(broker, tmp_path)
+
+
+@pytest.mark.needs("postgres")
+def test_a_job_lives_its_whole_life_with_records_in_a_database(broker, tmp_path, records_url):
+    live(broker, tmp_path, records=records_url, data_shared=False)
+
+
+def live(broker: Broker, tmp_path: Path, **where: Any) -> None:
+    """Have jobs uploaded, run, downloaded, canceled, retried and deleted."""
+    broker.empty()
+    with api(broker, tmp_path, **where) as server, worker(server):
+        wait_until(lambda: state(server) == "ok", LONG)
+        job_id = submit(server, "write out.txt 5", **{"labels.case": "life"})
+        succeeded(server, job_id)
+        (artifact,) = document(server, job_id)["steps"][0]["artifacts"]
+        assert len(get(server, artifact["href"]).content) == 5
+        assert get(server, f"/v1/jobs/{job_id}/source").content == b"write out.txt 5"
+
+        waiting = submit(server, f"wait {tmp_path}/never")
+        at_work(server, waiting)
+        assert call(server, "POST", f"/v1/jobs/{waiting}/cancel").status_code in (200, 202)
+        assert ended(server, waiting)["status"] == "canceled"
+        assert call(server, "POST", f"/v1/jobs/{waiting}/retry").status_code == 202
+        at_work(server, waiting, attempt=2)
+        call(server, "POST", f"/v1/jobs/{waiting}/cancel")
+        assert ended(server, waiting)["status"] == "canceled"
+
+        later = ended(server, submit(server, "later 0.1"))
+        assert (later["status"], later["attempt"]) == ("failed", 3)
+
+        assert call(server, "DELETE", f"/v1/jobs/{job_id}").status_code == 204
+        assert get(server, f"/v1/jobs/{job_id}").status_code == 404
+        assert 'intake_jobs_total{status="succeeded"} 1.0' in get(server, "/metrics").text
+        assert PASSWORD not in server.log
+
+
+def test_a_queue_that_was_emptied_loses_no_job(broker, server):
+    ids = [submit(server, "nothing") for _ in range(3)]
+    wait_until(lambda: state(server) == "degraded")  # nobody runs them
+    broker.empty()
+    with worker(server):
+        succeeded(server, *ids)
+
+
+def test_the_jobs_of_a_worker_that_was_killed_run_again(broker, server):
+    go = server.folder / "go"
+    with worker(server) as first:
+        job_id = submit(server, f"wait {go}")
+        at_work(server, job_id)
+        kill(*processes(server).zygotes, first.pid)
+        first.wait()
+        with worker(server):
+            at_work(server, job_id, attempt=2, timeout=LONG)
+            go.touch()
+            assert ended(server, job_id)["status"] == "succeeded"
+            assert reasons(server.record(job_id)) == ["lost", "succeeded"]
+
+
+def test_a_worker_drains_and_gives_back_what_does_not_finish(broker, server):
+    go = server.folder / "go"
+    with worker(server, drain="60s", slots=1) as process:
+        job_id = submit(server, f"wait {go}")
+        at_work(server, job_id)
+        process.terminate()
+        wait_until(lambda: "have their chance to finish" in server.log)
+        late = submit(server, f"wait {go}")
+        go.touch()
+        assert process.wait(60) == 0
+        succeeded(server, job_id)
+        assert document(server, late)["status"] == "queued"
+
+    go.unlink()
+    with worker(server, drain="60s") as process:
+        at_work(server, late)
+        process.terminate()
+        wait_until(lambda: server.log.count("have their chance to finish") == 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        record = server.record(late)
+        assert (record["status"], reasons(record)) == ("queued", ["interrupted"])
+    go.touch()
+    with worker(server):
+        assert ended(server, late)["status"] == "succeeded"
+        assert reasons(server.record(late)) == ["interrupted", "succeeded"]
+
+
+def test_a_worker_waits_for_its_broker_and_leaves_when_it_is_told_to(broker, server):
+    with broker.away():
+        job_id = submit(server, "nothing")
+        with worker(server) as process:
+            wait_until(lambda: "Trying again" in server.log, LONG)
+        assert process.returncode == 0
+        with worker(server):
+            wait_until(lambda: server.log.count("worker runs") == 2, LONG)
+            broker.start()
+            succeeded(server, job_id)
+
+
+def test_a_worker_leaves_also_while_its_broker_hangs(broker, server):
+    go = server.folder / "go"
+    with worker(server, drain="100ms") as process:
+        job_id = submit(server, f"wait {go}")
+        at_work(server, job_id)
+        with broker.hung():
+            process.terminate()
+            process.wait(60)
+            assert reasons(server.record(job_id)) == ["interrupted"]
+    go.touch()
+    with worker(server):
+        assert ended(server, job_id)["status"] == "succeeded"
+
+
+def test_one_of_the_workers_has_the_lead_and_another_takes_over(broker, server):
+    leads = lambda: server.log.count("this worker has the lead")  # noqa: E731
+    with worker(server) as one:
+        wait_until(lambda: leads() == 1, LONG)
+        with worker(server):
+            wait_until(lambda: server.log.count("worker runs") == 2, LONG)
+            succeeded(server, submit(server, "nothing"))
+            assert leads() == 1
+            one.kill()
+            gone(one.pid)
+            wait_until(lambda: leads() == 2, LONG)
+            succeeded(server, submit(server, "nothing"))
+
+
+def test_a_worker_takes_jobs_from_its_queues_alone(broker, server):
+    with worker(server, queues="image, bulk"):
+        text, image = submit(server, "nothing"), post_as(server, "image/png")
+        succeeded(server, image)
+        assert document(server, text)["status"] == "queued"
+        with worker(server):
+            succeeded(server, text)
+
+
+def post_as(server: Server, media_type: str) -> str:
+    import httpx
+
+    response = httpx.post(
+        f"{server.url}/v1/jobs?filename=a", content=b"nothing", headers={"Content-Type": media_type}, trust_env=False
+    )
+    assert response.status_code == 202
+    return str(response.json()["id"])
+
+
+@on("redis")
+def test_queued_jobs_outlast_a_change_of_the_engine_and_back(broker, tmp_path):
+    broker.empty()
+    go = tmp_path / "go"
+    with api(broker, tmp_path, slots=1) as server:
+        celery = dict(server.settings)
+        local = {
+            name: value for name, value in celery.items() if name not in ("engine", "broker_url_file", "data_shared")
+        }
+        ids = [submit(server, f"wait {go}"), submit(server, "nothing")]
+        server.stop()
+
+        server.settings.clear()
+        server.settings.update(local)
+        server.start()
+        at_work(server, ids[0])
+        ids += [submit(server, "nothing")]
+        server.stop()
+        assert {document_of(server, job_id) for job_id in ids} == {"queued"}
+
+        server.settings.update(celery)
+        server.start()
+        with worker(server):
+            at_work(server, ids[0], attempt=2)
+            ids += [submit(server, f"wait {go}"), submit(server, "nothing")]
+        server.stop()
+
+        server.settings.clear()
+        server.settings.update(local)
+        go.touch()
+        server.start()
+        for job_id in ids:
+            assert ended(server, job_id)["status"] == "succeeded"
+            assert set(reasons(server.record(job_id))[:-1]) <= {"interrupted", "lost"}
+        tidy(server)
+
+
+def document_of(server: Server, job_id: str) -> str:
+    return str(server.record(job_id)["status"])
