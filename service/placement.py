@@ -6,7 +6,7 @@ whose it is, and a start with what does not belong together is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 _OWNER: Final = "owner"  #: key of the object that says whose the bytes of a bucket are
 
 
-def build_storage(settings: Settings, records: str, *, disk: Disk) -> Storage:
-    """Build the storage for the records of this identity.
+def build_storage(settings: Settings, records: Callable[[], str], *, disk: Disk) -> Storage:
+    """Build the storage for the records of this identity, which is asked for where bytes are in a bucket.
 
     Raises ConfigError when it cannot be used, OSError when the data directory cannot be written to.
     """
-    root, address, in_files = settings.data_dir.resolve(), settings.bucket, records.startswith("files:")
+    root, address, in_files = (
+        settings.data_dir.resolve(),
+        settings.bucket,
+        settings.records.get_secret_value() == "files",
+    )
     noted = root / "engine" / "bytes"  # is there once the bytes of the records in files are in a bucket
     if in_files and noted.exists() and noted.read_text() != (address.place if address else FILES):
         raise ConfigError(
@@ -44,7 +48,7 @@ def build_storage(settings: Settings, records: str, *, disk: Disk) -> Storage:
         from service.storage.s3 import Bucket
     bucket = Bucket(address, credentials=settings.s3_credentials)
     bucket.check()
-    _claim(bucket, records)
+    _claim(bucket, records())
     if in_files and not noted.exists():
         disk.write(noted, address.place.encode())
     return ObjectStorage(

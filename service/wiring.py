@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from processors.contract import Limits
@@ -135,7 +136,7 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
     try:
         disk.make_folders(root / "engine")
         store = build_store(settings, clock=clock)
-        storage = build_storage(settings, identity_of(settings, store), disk=disk)
+        storage = build_storage(settings, partial(identity_of, settings, store), disk=disk)
         shared = build_shared(settings)
     except OSError as error:
         raise ConfigError(f"INTAKE_DATA_DIR={settings.data_dir}: {error.strerror or error}") from error

@@ -99,7 +99,7 @@ def test_a_host_that_dies_leaves_its_jobs_to_the_other(hosts, clients, tmp_path)
     assert clients[0].get(f"/v1/jobs/{jobs[0]}").status_code == 200
 
 
-def test_a_third_host_with_its_bytes_at_home_is_refused(url, storage, tmp_path):
+def test_a_third_host_with_its_bytes_at_home_is_refused(hosts, url, storage, tmp_path):
     """So is one with its records at home, and one with other bytes."""
     common = {"data_dir": tmp_path / "third", "durability": "none"}
     with pytest.raises(ConfigError, match="belong to other bytes, those of s3://"):
