@@ -379,7 +379,7 @@ def test_the_address_of_the_broker_is_shown_without_its_password(url, shown):
     settings = Settings.load(broker_url=url)
 
     assert settings.model_dump(mode="json")["broker_url"] == shown
-    assert "s3" not in repr(settings)
+    assert not [secret for secret in ("s3cret", "s3@", "cr/et") if secret in repr(settings)]
     assert settings.environment()["INTAKE_BROKER_URL"] == url
 
 
