@@ -6,12 +6,14 @@ Refused requests are not in it: an exception ends a request's tasks, and the ord
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from fastapi import BackgroundTasks, Depends, Request
 
 from service.access.model import Principal
 from service.audit import without_secrets
+from service.batch import Batch
 from service.intake import Intake
 
 _AGAIN: Final = 3600.0  #: seconds after which the use of a token from the same address is written again
@@ -24,7 +26,7 @@ def audited(action: str) -> Any:
     The route leaves the id of a job that is not in its path in ``request.state.job_id``.
     """
 
-    def note(request: Request, tasks: BackgroundTasks) -> None:
+    async def note(request: Request, tasks: BackgroundTasks) -> None:  # one that is not async costs a thread
         tasks.add_task(_write, request, action)
 
     return Depends(note)
@@ -49,26 +51,27 @@ class TokenUses:
         tasks.add_task(_write, request, "token.use")
 
 
-def _write(request: Request, action: str) -> None:
-    """Write a line. Runs in a thread, after the response."""
+async def _write(request: Request, action: str) -> None:
+    """Have a line written, after the response, together with those of other requests that wait for the same."""
     state = request.state
     principal: Principal | None = getattr(state, "principal", None)
     token = principal.token if principal else None
     query = request.scope["query_string"].decode("latin-1")
     job_id = request.path_params.get("job_id") or getattr(state, "job_id", None) if action.startswith("job.") else None
-    cast("Intake", request.app.state.intake).services.audit.write(
-        action,
-        job_id=job_id,
-        token=principal.id if principal else None,
-        name=token.name if token else None,
-        link=True if getattr(state, "link", None) else None,
-        address=_address(request),
-        method=request.method,
-        path=request.url.path,
-        query=without_secrets(query) or None,
-        agent=request.headers.get("user-agent"),
-        request_id=getattr(state, "request_id", None),
-    )
+    members = {
+        "action": action,
+        "job_id": job_id,
+        "token": principal.id if principal else None,
+        "name": token.name if token else None,
+        "link": True if getattr(state, "link", None) else None,
+        "address": _address(request),
+        "method": request.method,
+        "path": request.scope["path"],
+        "query": without_secrets(query) or None,
+        "agent": request.headers.get("user-agent"),
+        "request_id": getattr(state, "request_id", None),
+    }
+    await cast("Batch[Mapping[str, Any]]", request.app.state.audit_lines).do(members)
 
 
 def _address(request: Request) -> str | None:
