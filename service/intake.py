@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeVar
 import anyio
 from anyio import CapacityLimiter
 
+from service.acceptance import Apart
 from service.access.model import ANYBODY, Principal
 from service.access.quota import Allowance, Quota
 from service.blob import Blob, artifact_of, source_of
@@ -28,7 +29,8 @@ from service.watch import Watch
 from service.wiring import Services
 
 T = TypeVar("T")
-_COUNT_EVERY: Final = 0.5  #: seconds for which the length of the queue is remembered
+_COUNT_EVERY: Final = 0.5  #: seconds for which the length of the queue is remembered, at least
+_COUNT_SHARE: Final = 20  #: times as long as it takes to count a long one
 _THREADS: Final = 16  #: for the disk alone, so that nothing else waits for them, nor they for anything else
 
 
@@ -36,7 +38,7 @@ _THREADS: Final = 16  #: for the disk alone, so that nothing else waits for them
 class _Queue:
     """How many jobs wait, as it was counted last."""
 
-    counted_at: float = -1.0
+    count_at: float = -1.0  #: when it is to be counted again
     waiting: int = 0
 
 
@@ -57,6 +59,7 @@ class Intake:
             streams=services.settings.max_streams,
         )
         self._queue = _Queue()
+        self._accepting = services.together or Apart(services.store, self._in_thread)
 
     def of(self, principal: Principal) -> Self:
         """Return the same as it is for this principal."""
@@ -113,6 +116,7 @@ class Intake:
             reception = Reception(
                 store=self.services.store,
                 storage=self.services.storage,
+                accepting=self._accepting,
                 catalogue=self.services.catalogue,
                 in_thread=self._in_thread,
                 clock=self.services.clock,
@@ -267,9 +271,11 @@ class Intake:
 
     async def _queue_length(self) -> int:
         now, queue = time.monotonic(), self._queue
-        if now - queue.counted_at > _COUNT_EVERY:
+        if now > queue.count_at:
+            queue.count_at = now + _COUNT_EVERY  # the others do not wait for it
             queue.waiting = len(await self._in_thread(self.services.store.pending))
-            queue.counted_at = now
+            took = time.monotonic() - now
+            queue.count_at = now + max(_COUNT_EVERY, _COUNT_SHARE * took)
         else:
             queue.waiting += 1  # taken since the count, at worst
         return queue.waiting

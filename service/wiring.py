@@ -9,6 +9,7 @@ from pathlib import Path
 from processors.contract import Limits
 from processors.pipeline import Pipeline, PipelineError, load_pipelines
 from processors.registry import Registry, RegistryError, load_registry
+from service.acceptance import Together
 from service.access.file_store import FileTokenStore
 from service.access.links import FileLinks, Links, MemoryLinks
 from service.access.memory_store import MemoryTokenStore
@@ -26,6 +27,7 @@ from service.execution.attempt import AttemptRunner
 from service.execution.follow import Bounds
 from service.execution.launcher import ForkLauncher, Launcher, SpawnLauncher, launcher_for
 from service.execution.sandbox import ProcessLimits, missing
+from service.jobs.file_store import FileJobStore
 from service.jobs.memory_store import MemoryJobStore
 from service.jobs.model import Job
 from service.jobs.retry import RetryPolicy
@@ -70,9 +72,12 @@ class Services:
     guard: Guard
     wishes: Wishes
     ending: Callable[[Job], Job]  #: applied within every change that ends a job
+    together: Together | None = None  #: commits uploads together, where store and storage can
 
     def close(self) -> None:
         """Let go of what the parts hold open."""
+        if self.together is not None:
+            self.together.close()
         self.counts.close()
         self.store.close()
 
@@ -158,6 +163,9 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
         guard=guard,
         wishes=_wishes(settings, guard, endpoints),
         ending=_ending(settings, endpoints, clock),
+        together=Together(store, storage)
+        if isinstance(store, FileJobStore) and isinstance(storage, LocalStorage)
+        else None,
     )
 
 

@@ -14,7 +14,6 @@ from fastapi import BackgroundTasks, Depends, Request
 from service.access.model import Principal
 from service.audit import without_secrets
 from service.batch import Batch
-from service.intake import Intake
 
 _AGAIN: Final = 3600.0  #: seconds after which the use of a token from the same address is written again
 _REMEMBERED: Final = 10_000

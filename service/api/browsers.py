@@ -19,6 +19,7 @@ SECURITY: Final = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+_SECURITY: Final = [(name.lower().encode(), value.encode()) for name, value in SECURITY.items()]
 #: ``/docs``, the one page there is, has a script within itself and shows pictures from its style sheet.
 _PAGE: Final = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -35,8 +36,8 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 def harden(headers: MutableHeaders) -> None:
     """Add the headers to a response that does not have its own."""
-    for name, value in SECURITY.items():
-        headers.setdefault(name, value)
+    given = {name for name, _ in headers.raw}
+    headers.raw.extend(header for header in _SECURITY if header[0] not in given)
     if headers.get("content-type", "").startswith("text/html"):
         headers["Content-Security-Policy"] = _PAGE
 
