@@ -22,6 +22,7 @@ from service.blob import Blob, artifact_of, source_of
 from service.errors import Conflict, Gone, NotFound, PreconditionFailed, QueueFull, RecordCorrupt, StorageFull
 from service.jobs.model import Job, JobStatus
 from service.jobs.store import JobQuery, KeyHold, Page, no_such_job
+from service.looks import Looks
 from service.maintenance import delete_job
 from service.notify.wishes import not_by_link
 from service.reception import Reception, too_large
@@ -58,6 +59,7 @@ class Intake:
             waiters=services.settings.max_waiters,
             streams=services.settings.max_streams,
         )
+        self._looks = Looks(services.store, self._in_thread)
         self._queue = _Queue()
         self._accepting = services.together or Apart(services.store, self._in_thread)
 
@@ -170,19 +172,30 @@ class Intake:
 
     async def get(self, job_id: str) -> Job:
         """Return a job. Raises NotFound, Gone or RecordCorrupt."""
-        return await self._in_thread(self._seen, job_id)
+        try:
+            job = await self._looks.get(job_id)
+        except (Gone, RecordCorrupt):
+            await self._in_thread(self._require_lost, job_id)
+            raise
+        self._require(job)
+        return job
 
     def _seen(self, job_id: str) -> Job:
-        store = self.services.store
         try:
-            job = store.get(job_id)
+            job = self.services.store.get(job_id)
         except (Gone, RecordCorrupt):
-            if not self._by.sees(store.last_owner(job_id)):
-                raise no_such_job(job_id) from None
+            self._require_lost(job_id)
             raise
-        if not self._by.sees(job.owner):
-            raise no_such_job(job_id)
+        self._require(job)
         return job
+
+    def _require(self, job: Job) -> None:
+        if not self._by.sees(job.owner):
+            raise no_such_job(job.id)
+
+    def _require_lost(self, job_id: str) -> None:
+        if not self._by.sees(self.services.store.last_owner(job_id)):
+            raise no_such_job(job_id)
 
     def _update(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         self._seen(job_id)  # before anything is told; an owner never changes

@@ -42,7 +42,7 @@ class _Same:
         return isinstance(other, _Same) and self.job is other.job
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _bytes_of(one: _Same, root_path: str) -> bytes:
     return json_bytes(job_document(one.job, root_path))
 
