@@ -31,6 +31,7 @@ from service.api.guard import Guard
 from service.api.hosts import Hosts
 from service.api.meter import Meter
 from service.api.rates import Rates
+from service.batch import Batch
 from service.counts import keep
 from service.draining import Draining
 from service.intake import Intake
@@ -68,6 +69,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
             yield {"wire": wire}
         counting.cancel()
         await parts.engine.stop()
+        app.state.audit_lines.close()
         parts.close()
         await asyncio.to_thread(telemetry.stop, provider)
 
@@ -84,6 +86,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
     )
     app.state.intake = Intake(parts)
     app.state.token_uses, app.state.refusals = TokenUses(), Refusals()
+    app.state.audit_lines = Batch(parts.audit.write_all, name="audit")
     app.state.draining = Draining(app.state.intake.watch.end)
     app.state.rates = Rates(settings.rate_limit) if settings.rate_limit else None
     problems.install(app)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -55,30 +55,42 @@ class Audit:
 
     def write(self, action: str, **members: Any) -> None:
         """Append a line: the moment, the action, and those members that are not None. Never raises."""
-        if not self._size:
-            return
-        given = {name: _cut(value) for name, value in members.items() if value is not None}
+        self.write_all([{"action": action, **members}])
+
+    def write_all(self, lines: Sequence[Mapping[str, Any]]) -> list[None]:
+        """Append a line for each of these: the moment, its ``action``, and those members that are not None.
+
+        Never raises; what it returns says for each, as a ``Batch`` asks it, that nothing went wrong.
+        """
+        if self._size:
+            self._write_all(lines)
+        return [None] * len(lines)
+
+    def _write_all(self, lines: Sequence[Mapping[str, Any]]) -> None:
         try:
             at = self._clock().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            line = json.dumps({"at": at, "action": action, **given}).encode() + b"\n"
+            written = [_line(at, members) for members in lines]
+            whole = b"".join(written)
             self._folder.mkdir(mode=0o750, exist_ok=True)
             with locked(self._folder / "lock"):
-                self._append(line)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the request it is about has been answered
-            log.error("the audit log cannot be written", action=action, error=str(error))
+                for part in [whole] if len(whole) <= self._size else written:
+                    self._append(part)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the requests it is about have been answered
+            actions = ", ".join(sorted({members["action"] for members in lines}))
+            log.error("the audit log cannot be written", action=actions, error=str(error))
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, data: bytes) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
         try:
             before = os.fstat(descriptor).st_size
-            if before and before + len(line) > self._size:
+            if before and before + len(data) > self._size:
                 self._put_aside()
                 os.close(descriptor)
                 descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
                 before = 0
             try:
-                if os.write(descriptor, line) != len(line):
-                    raise OSError("the line was not written whole")
+                if os.write(descriptor, data) != len(data):
+                    raise OSError("what was to be written was not written whole")
             except OSError:
                 with suppress(OSError):
                     os.ftruncate(descriptor, before)  # half a line would spoil the next one
@@ -107,6 +119,11 @@ def without_secrets(query: str) -> str:
         else:
             parts.append(part)
     return "&".join(parts)
+
+
+def _line(at: str, members: Mapping[str, Any]) -> bytes:
+    given = {name: _cut(value) for name, value in members.items() if value is not None}
+    return json.dumps({"at": at, **given}).encode() + b"\n"
 
 
 def _cut(value: Any) -> Any:

@@ -15,9 +15,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from service import faults
+
+if TYPE_CHECKING:
+    from service.joint import Joint
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})  #: errors of a disk that takes no more
 _REMEMBERED: Final = 4096  #: folders; a job's own is asked for a second time within moments, or never
@@ -49,21 +52,27 @@ class Disk:
             finally:
                 os.close(descriptor)
 
-    def make_folders(self, folder: Path) -> None:
+    def make_folders(self, folder: Path, joint: Joint | None = None) -> None:
         """Create ``folder`` and what is missing above it, each name synced in its parent; known ones cost nothing.
 
         One that is there and not known here may have been made a moment ago, by a process that has yet to sync it.
+        With a ``joint`` the names last when that is done.
         """
-        missing = []
-        while not folder.is_dir():
-            missing.append(folder)
-            folder = folder.parent
-        if folder not in self._lasting:
-            with suppress(PermissionError):  # above the data directory; nobody here makes folders in it
-                self._last(folder)
-        for new in reversed(missing):
-            new.mkdir(exist_ok=True)
-            self._last(new)
+        try:
+            os.mkdir(folder)  # noqa: PTH102 - for every job, and twice as quick
+        except FileNotFoundError:
+            self.make_folders(folder.parent, joint)
+            self.make_folders(folder, joint)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+            if folder not in self._lasting:
+                with suppress(PermissionError):  # above the data directory; nobody here makes folders in it
+                    self._last(folder, joint)
+        else:
+            if folder.parent not in self._lasting:
+                self.make_folders(folder.parent, joint)
+            self._last(folder, joint)
 
     def reserve(self, path: Path, size: int) -> None:
         """Make ``path`` a file of at least ``size`` bytes that are its own on disk, for a ``write`` that must not lack room.
@@ -90,7 +99,7 @@ class Disk:
         ``mode`` is that of the new file, less what the process's umask takes.
         """
         try:
-            self._replace(path, path.with_name(path.name + ".new"), mode, data, durable)
+            self._replace(path, beside(path), mode, data, durable)
         except OSError as error:
             if room is None or error.errno not in FULL or not room.exists():
                 raise
@@ -101,11 +110,11 @@ class Disk:
             except OSError as error:
                 raise CommitUnknown(*error.args) from error
 
-    def _replace(self, path: Path, beside: Path, mode: int | None, data: bytes, durable: bool) -> None:
-        """Write to ``beside``, a new file of this mode or, with None, one that is there and may be used up, and rename it."""
+    def _replace(self, path: Path, new: Path, mode: int | None, data: bytes, durable: bool) -> None:
+        """Write to ``new``, a new file of this mode or, with None, one that is there and may be used up, and rename it."""
         flags = os.O_WRONLY | (0 if mode is None else os.O_CREAT | os.O_TRUNC)
         try:
-            descriptor = os.open(beside, flags, mode or 0)
+            descriptor = os.open(new, flags, mode or 0)
             try:
                 write_all(descriptor, data)
                 os.ftruncate(descriptor, len(data))
@@ -114,18 +123,30 @@ class Disk:
                     self.sync_file(descriptor)
             finally:
                 os.close(descriptor)
-            beside.rename(path)
+            new.rename(path)
         except BaseException:
             if mode is not None:
                 with suppress(OSError):
-                    beside.unlink(missing_ok=True)
+                    new.unlink(missing_ok=True)
             raise
 
-    def _last(self, folder: Path) -> None:
+    def _last(self, folder: Path, joint: Joint | None) -> None:
+        if joint is not None:
+            joint.folder(folder.parent)
+            joint.then(lambda: self._remember(folder))
+            return
         self.sync_folder(folder.parent)
+        self._remember(folder)
+
+    def _remember(self, folder: Path) -> None:
         if len(self._lasting) >= _REMEMBERED:
             self._lasting.clear()
         self._lasting.add(folder)
+
+
+def beside(path: Path) -> Path:
+    """Return where the next content of ``path`` is written before it is renamed into its place."""
+    return path.with_name(path.name + ".new")
 
 
 class CommitUnknown(OSError):

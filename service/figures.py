@@ -223,6 +223,9 @@ class Sum(NamedTuple):
         return Sum(self.number + other.number, self.total + other.total)
 
 
+_NOTHING: Final = Sum()
+
+
 class Tallies:
     """Sums that grow. Safe to use from many threads."""
 
@@ -233,8 +236,10 @@ class Tallies:
     def add(self, metric: Metric, *labels: str, value: float = 1.0) -> None:
         """Count one observation: an increment of a counter, a value of a histogram."""
         assert len(labels) == len(metric.labels), f"{metric.name} has the labels {metric.labels}"
-        bucket = bisect_left(metric.buckets, value) if metric.buckets else 0
-        self.merge({Key(metric.name, labels, bucket): Sum(1, value)})
+        key = Key(metric.name, labels, bisect_left(metric.buckets, value) if metric.buckets else 0)
+        with self._lock:
+            number, total = self._sums.get(key, _NOTHING)
+            self._sums[key] = Sum(number + 1, total + value)
 
     def merge(self, sums: Mapping[Key, Sum]) -> None:
         """Add what others have counted."""

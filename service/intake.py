@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeVar
 import anyio
 from anyio import CapacityLimiter
 
+from service.acceptance import Apart
 from service.access.model import ANYBODY, Principal
 from service.access.quota import Allowance, Quota
 from service.blob import Blob, artifact_of, source_of
@@ -22,6 +23,7 @@ from service.errors import Conflict, Gone, NotFound, PreconditionFailed, QueueFu
 from service.jobs.model import Job, JobStatus
 from service.jobs.refusals import no_such_job
 from service.jobs.store import JobQuery, KeyHold, Page
+from service.looks import Looks
 from service.maintenance import delete_job
 from service.notify.wishes import not_by_link
 from service.reception import Reception, too_large
@@ -29,7 +31,8 @@ from service.watch import Watch
 from service.wiring import Services
 
 T = TypeVar("T")
-_COUNT_EVERY: Final = 0.5  #: seconds for which the length of the queue is remembered
+_COUNT_EVERY: Final = 0.5  #: seconds for which the length of the queue is remembered, at least
+_COUNT_SHARE: Final = 20  #: times as long as it takes to count a long one
 _THREADS: Final = (
     16  #: for records, and as many for bytes, so that nothing else waits for them, nor they for anything else
 )
@@ -39,7 +42,7 @@ _THREADS: Final = (
 class _Queue:
     """How many jobs wait, as it was counted last."""
 
-    counted_at: float = -1.0
+    count_at: float = -1.0  #: when it is to be counted again
     waiting: int = 0
 
 
@@ -59,7 +62,9 @@ class Intake:
             waiters=services.settings.max_waiters,
             streams=services.settings.max_streams,
         )
+        self._looks = Looks(services.store, self._in_thread)
         self._queue = _Queue()
+        self._accepting = services.together or Apart(services.store, self._in_thread)
 
     def of(self, principal: Principal) -> Self:
         """Return the same as it is for this principal."""
@@ -116,6 +121,7 @@ class Intake:
             reception = Reception(
                 store=self.services.store,
                 storage=self.services.storage,
+                accepting=self._accepting,
                 catalogue=self.services.catalogue,
                 in_thread=self._in_thread,
                 clock=self.services.clock,
@@ -169,19 +175,30 @@ class Intake:
 
     async def get(self, job_id: str) -> Job:
         """Return a job. Raises NotFound, Gone or RecordCorrupt."""
-        return await self._in_thread(self._seen, job_id)
+        try:
+            job = await self._looks.get(job_id)
+        except (Gone, RecordCorrupt):
+            await self._in_thread(self._require_lost, job_id)
+            raise
+        self._require(job)
+        return job
 
     def _seen(self, job_id: str) -> Job:
-        store = self.services.store
         try:
-            job = store.get(job_id)
+            job = self.services.store.get(job_id)
         except (Gone, RecordCorrupt):
-            if not self._by.sees(store.last_owner(job_id)):
-                raise no_such_job(job_id) from None
+            self._require_lost(job_id)
             raise
-        if not self._by.sees(job.owner):
-            raise no_such_job(job_id)
+        self._require(job)
         return job
+
+    def _require(self, job: Job) -> None:
+        if not self._by.sees(job.owner):
+            raise no_such_job(job.id)
+
+    def _require_lost(self, job_id: str) -> None:
+        if not self._by.sees(self.services.store.last_owner(job_id)):
+            raise no_such_job(job_id)
 
     def _update(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         self._seen(job_id)  # before anything is told; an owner never changes
@@ -270,9 +287,11 @@ class Intake:
 
     async def _queue_length(self) -> int:
         now, queue = time.monotonic(), self._queue
-        if now - queue.counted_at > _COUNT_EVERY:
+        if now > queue.count_at:
+            queue.count_at = now + _COUNT_EVERY  # the others do not wait for it
             queue.waiting = len(await self._in_thread(self.services.store.pending))
-            queue.counted_at = now
+            took = time.monotonic() - now
+            queue.count_at = now + max(_COUNT_EVERY, _COUNT_SHARE * took)
         else:
             queue.waiting += 1  # taken since the count, at worst
         return queue.waiting

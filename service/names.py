@@ -8,6 +8,10 @@ from typing import Final
 
 MAX_BYTES: Final = 255
 NAMELESS: Final = "upload.bin"
+_SHORT: Final = 100
+_PLAIN: Final = re.compile(
+    r"(?:[A-Za-z0-9_-]+\.){0,8}[A-Za-z0-9_-]{1,16}"
+)  #: as most are: nothing in it to be made fit
 _ADDRESS: Final = re.compile(
     r"[A-Za-z0-9.!#$%&*+/=^_{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?", re.ASCII
 )
@@ -20,6 +24,8 @@ def display_name(raw: str | None) -> str:
     ``raw`` is what the client sent, in any of the ways of RFC 7578 and the WHATWG form encoding. The extension survives the cut;
     a name of nothing becomes ``upload.bin``.
     """
+    if raw is not None and len(raw) <= _SHORT and _PLAIN.fullmatch(raw):
+        return raw
     name = re.sub("%22|%0D|%0A", lambda match: _ESCAPED[match[0].upper()], raw or "", flags=re.IGNORECASE)
     name = re.split(r"[/\\]", name)[-1]
     name = "".join(" " if char in "\r\n\t" else char for char in name if not _is_hidden(char))

@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
+from service.acceptance import Acceptance, Accepting
 from service.access.quota import Allowance
 from service.clock import Clock
 from service.errors import (
@@ -54,6 +54,7 @@ class Reception:
         *,
         store: JobStore,
         storage: Storage,
+        accepting: Accepting,
         catalogue: Catalogue,
         in_thread: InThread,
         clock: Clock,
@@ -70,6 +71,7 @@ class Reception:
     ) -> None:
         self._store = store
         self._storage = storage
+        self._accepting = accepting
         self._catalogue = catalogue
         self._in_thread = in_thread
         self._clock = clock
@@ -159,15 +161,8 @@ class Reception:
         return confirmed
 
     async def _commit(self, job: Job, upload: Upload) -> None:
-        def commit() -> None:
-            with self._allowance.charged(job.file.size) if self._allowance else nullcontext():
-                if self._hold is not None:
-                    self._hold.bind(job.id)
-                self._store.create(job)
-
         try:
-            await upload.finish()
-            await self._in_thread(commit)
+            await self._accepting.accept(Acceptance(upload=upload, job=job, hold=self._hold, allowance=self._allowance))
         except OutcomeUnknown:
             await _closed(upload)  # the record may be visible: its bytes stay, whatever comes
             raise

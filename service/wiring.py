@@ -10,6 +10,7 @@ from pathlib import Path
 from processors.contract import Limits
 from processors.pipeline import Pipeline, PipelineError, load_pipelines
 from processors.registry import Registry, RegistryError, load_registry
+from service.acceptance import Together
 from service.access.links import Links, MemoryLinks
 from service.access.memory_store import MemoryTokenStore
 from service.access.quota import MemoryUsage, Usage
@@ -26,6 +27,7 @@ from service.execution.attempt import AttemptRunner
 from service.execution.follow import Bounds
 from service.execution.launcher import ForkLauncher, Launcher, SpawnLauncher, launcher_for
 from service.execution.sandbox import ProcessLimits, missing
+from service.jobs.file_store import FileJobStore
 from service.jobs.memory_store import MemoryJobStore
 from service.jobs.model import Job
 from service.jobs.retry import RetryPolicy
@@ -40,6 +42,7 @@ from service.records import build_store, identity_of
 from service.settings import Settings
 from service.shared import build_shared
 from service.storage.base import Storage
+from service.storage.local import LocalStorage
 from service.storage.memory import MemoryStorage
 
 
@@ -72,9 +75,12 @@ class Services:
     wishes: Wishes
     ending: Callable[[Job], Job]  #: applied within every change that ends a job
     let_go: Callable[[], None] = lambda: None  #: of what the parts hold open beside records and counts
+    together: Together | None = None  #: commits uploads together, where store and storage can
 
     def close(self) -> None:
         """Let go of what the parts hold open."""
+        if self.together is not None:
+            self.together.close()
         self.counts.close()
         self.store.close()
         self.let_go()
@@ -158,6 +164,9 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
         wishes=_wishes(settings, guard, shared.endpoints),
         ending=_ending(settings, shared.endpoints, clock),
         let_go=shared.close,
+        together=Together(store, storage)
+        if isinstance(store, FileJobStore) and isinstance(storage, LocalStorage)
+        else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -15,10 +16,11 @@ from service.durable import Disk, hand_over, locked
 
 log = structlog.get_logger(__name__)
 _SUFFIX: Final = ".json"
+_SETTLED: Final = 1_000_000_000  #: nanoseconds after which no further change of a folder bears the time of the last one
 
 
 class FileTokenStore:
-    """The tokens of one data directory. A file of some 300 bytes is read for a request; nothing is remembered."""
+    """The tokens of one data directory. A file of some 300 bytes is read for a request; of tokens nothing is remembered."""
 
     waits = False
 
@@ -26,6 +28,7 @@ class FileTokenStore:
         self._root = root
         self._disk = disk or Disk()
         self._folder = root / "access" / "tokens"
+        self._found = (-1, False)  # time of the folder's last change, and whether there was a token
         if not self._folder.is_dir():
             self._disk.make_folders(self._folder)
             self._folder.parent.chmod(0o700)
@@ -67,8 +70,14 @@ class FileTokenStore:
 
     def any(self) -> bool:
         """Tell whether there is a token; a record that cannot be read counts."""
-        with os.scandir(self._folder) as entries:
-            return any(entry.name.endswith(_SUFFIX) for entry in entries)
+        mark = os.stat(self._folder).st_mtime_ns  # noqa: PTH116 - for every request, and twice as quick
+        known, found = self._found
+        if mark != known:
+            with os.scandir(self._folder) as entries:
+                found = any(entry.name.endswith(_SUFFIX) for entry in entries)
+            if time.time_ns() - mark > _SETTLED:  # else it may change once more, and still bear the same time
+                self._found = (mark, found)
+        return found
 
     def _names(self) -> list[str]:
         return [name for name in os.listdir(self._folder) if name.endswith(_SUFFIX)]  # noqa: PTH208 - names are enough

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from contextlib import suppress
+from functools import lru_cache
 
 from service.access.store import TokenStore
 from service.errors import ConfigError
@@ -25,6 +26,7 @@ def is_open(settings: Settings, tokens: TokenStore) -> bool:
     return (settings.open or is_loopback(settings.host)) and not tokens.any()
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Tell whether ``host``, as in a URL or without its brackets, names this machine and no other can reach it."""
     with suppress(ValueError):

@@ -122,7 +122,7 @@ class Allowance:
     def __init__(
         self, token_id: str, quota: Quota, *, usage: Usage, active: Callable[[str], int], clock: Clock
     ) -> None:
-        self._token_id = token_id
+        self.token_id = token_id
         self._quota = quota
         self._usage = usage
         self._active = active
@@ -132,37 +132,40 @@ class Allowance:
         """Raise TooMany when another job of this size, in bytes, would go over the quota."""
         self._require_place()
         now = self._clock()
-        require(self._quota, self._usage.read(self._token_id).plus(1, size, now), now)
+        require(self._quota, self._usage.read(self.token_id).plus(1, size, now), now)
 
     def told(self) -> dict[str, Any]:
         """Return what may be used (None for no limit) and what is, in bytes and jobs, and when the day ends."""
         now, quota = self._clock(), self._quota
-        used = self._usage.read(self._token_id).plus(0, 0, now)
+        used = self._usage.read(self.token_id).plus(0, 0, now)
         return {
             "jobs_per_day": quota.jobs or None,
             "jobs_today": used.jobs,
             "bytes_per_day": quota.bytes or None,
             "bytes_today": used.bytes,
             "active": quota.active or None,
-            "active_now": self._active(self._token_id),
+            "active_now": self._active(self.token_id),
             "day_ends_at": f"{_midnight(now):%Y-%m-%dT00:00:00.000Z}",
         }
 
     @contextmanager
-    def charged(self, size: int) -> Iterator[None]:
-        """Charge a job of this size, or raise TooMany; refund it when what is done inside fails for certain."""
-        self._require_place()
-        self._usage.add(self._token_id, jobs=1, size=size, now=self._clock(), quota=self._quota)
+    def charged(self, size: int, *, beside: int = 0) -> Iterator[None]:
+        """Charge a job of this size, or raise TooMany; refund it when what is done inside fails for certain.
+
+        ``beside`` jobs of the same token are being made at this moment, and are no active ones yet.
+        """
+        self._require_place(beside)
+        self._usage.add(self.token_id, jobs=1, size=size, now=self._clock(), quota=self._quota)
         try:
             yield
         except OutcomeUnknown:
             raise
         except BaseException:
-            self._usage.add(self._token_id, jobs=-1, size=-size, now=self._clock())
+            self._usage.add(self.token_id, jobs=-1, size=-size, now=self._clock())
             raise
 
-    def _require_place(self) -> None:
-        if self._quota.active and self._active(self._token_id) >= self._quota.active:
+    def _require_place(self, beside: int = 0) -> None:
+        if self._quota.active and self._active(self.token_id) + beside >= self._quota.active:
             raise TooMany(
                 f"This token may have {self._quota.active} jobs waiting or running at a time.",
                 code="quota-active-exceeded",

@@ -6,7 +6,7 @@ An exception ends a request's tasks; what is refused to somebody is a task of th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from fastapi import BackgroundTasks, Depends, Request
@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 
 from service.access.model import Principal
 from service.audit import without_secrets
-from service.intake import Intake
+from service.batch import Batch
 
 _AGAIN: Final = 3600.0  #: seconds after which the use of a token from the same address is written again
 _REMEMBERED: Final = 10_000
@@ -29,7 +29,7 @@ def audited(action: str) -> Any:
     The route leaves the ids of a job and of an endpoint that are not in its path in ``request.state``.
     """
 
-    def note(request: Request, tasks: BackgroundTasks) -> None:
+    async def note(request: Request, tasks: BackgroundTasks) -> None:  # one that is not async costs a thread
         tasks.add_task(_write, request, action)
 
     return Depends(note)
@@ -83,29 +83,29 @@ class Refusals:
         return BackgroundTask(_write, request, "request.refused", status=status, code=code, untold=untold or None)
 
 
-def _write(request: Request, action: str, **members: Any) -> None:
-    """Write a line. Runs in a thread, after the response."""
+async def _write(request: Request, action: str, **members: Any) -> None:
+    """Have a line written, after the response, together with those of other requests that wait for the same."""
     state, path = request.state, request.path_params
     principal: Principal | None = getattr(state, "principal", None)
     token = principal.token if principal else None
     query = request.scope["query_string"].decode("latin-1")
     job_id = path.get("job_id") or getattr(state, "job_id", None) if action.startswith("job.") else None
     endpoint = path.get("endpoint_id") or getattr(state, "endpoint_id", None) if action.startswith("webhook.") else None
-    cast("Intake", request.app.state.intake).services.audit.write(
-        action,
-        **members,
-        job_id=job_id,
-        endpoint=endpoint,
-        token=_token_id(request),
-        name=token.name if token else None,
-        link=True if getattr(state, "link", None) else None,
-        address=_address(request),
-        method=request.method,
-        path=request.url.path,
-        query=without_secrets(query) or None,
-        agent=request.headers.get("user-agent"),
-        request_id=getattr(state, "request_id", None),
-    )
+    line = members | {
+        "action": action,
+        "job_id": job_id,
+        "endpoint": endpoint,
+        "token": _token_id(request),
+        "name": token.name if token else None,
+        "link": True if getattr(state, "link", None) else None,
+        "address": _address(request),
+        "method": request.method,
+        "path": request.scope["path"],
+        "query": without_secrets(query) or None,
+        "agent": request.headers.get("user-agent"),
+        "request_id": getattr(state, "request_id", None),
+    }
+    await cast("Batch[Mapping[str, Any]]", request.app.state.audit_lines).do(line)
 
 
 def _token_id(request: Request) -> str | None:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Final
-from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid4
 
 from service.api.browsers import hardened
 from service.api.problems import problem_of, unexpected

@@ -30,7 +30,7 @@ def job_bytes(job: Job, root_path: str) -> bytes:
     return _bytes_of(Same(job), root_path)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _bytes_of(one: Same[Job], root_path: str) -> bytes:
     return json_bytes(job_document(one.value, root_path))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from service.execution.kernel import call
+from service.kernel import call
 
 _CREATE_RULESET: Final = 444  # the same number on every architecture
 _ADD_RULE: Final = 445

@@ -20,7 +20,7 @@ from typing import Final, Literal
 import processors
 import service
 from service.execution import landlock, seccomp
-from service.execution.kernel import call
+from service.kernel import call
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from service.execution.kernel import call
+from service.kernel import call
 
 _PR_GET_SECCOMP: Final = 21
 _PR_SET_SECCOMP: Final = 22

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
-from service.jobs.model import Job, JobStatus
+from service.jobs.model import Job, JobDocument, JobStatus
+
+_DUMP: Final = (
+    JobDocument.__pydantic_serializer__.to_python
+)  #: of a job it takes what everybody may see, as ``document()`` does
 
 
 def json_bytes(value: Any) -> bytes:
@@ -16,7 +20,7 @@ def json_bytes(value: Any) -> bytes:
 
 def job_document(job: Job, root_path: str) -> dict[str, Any]:
     """Return the document of a job as everybody sees it, with links below ``root_path``."""
-    return linked(job.document().model_dump(mode="json"), root_path)
+    return linked(_DUMP(job, mode="json"), root_path)
 
 
 def linked(document: dict[str, Any], root_path: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ first commit until after the last: recovery reads markers, never the millions of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from service.durable import CommitUnknown, Disk, is_locked, locked
 from service.errors import IntakeError, NotFound, RecordCorrupt
 from service.figures import Figures
 from service.ids import is_id
+from service.jobs.creating import RECORD, create
 from service.jobs.folders import job_folder, mark_of, remove_folder, walk
 from service.jobs.keys import FileKeys
 from service.jobs.lease import FileLease, evict, take_lead
@@ -29,9 +30,9 @@ from service.jobs.model import Job, JobStatus
 from service.jobs.record import Overlay, decode, encode
 from service.jobs.refusals import disk_failed, expired_job, no_such_job, require_id
 from service.jobs.store import Change, JobQuery, KeyHold, Lead, Lease, Moves, Page, Position
+from service.joint import Joint
 
 log = structlog.get_logger(__name__)
-_RECORD: Final = "job.json"
 _OVERLAY: Final = "progress.json"
 _LEAD: Final = "engine/supervisor.lock"  #: the same place, whichever engine's process takes it
 _ROOM: Final = "room.json"  #: reserved while an attempt runs, so that its end can be recorded on a full disk
@@ -69,26 +70,20 @@ class FileJobStore:
         return job_folder(self._root, require_id(job_id))
 
     def create(self, job: Job) -> None:
-        try:
-            self._pending.set(job.id, job.owner)
-            faults.reach("accept.marked")
-            self._disk.make_folders(self.folder(job.id))
-            self._disk.write(self.folder(job.id) / _RECORD, encode(job))
-        except CommitUnknown as error:
-            raise disk_failed() from error
-        except OSError:
-            self._pending.remove(job.id)
-            raise
-        self.listing.put(job, since=0)
-        faults.reach("accept.committed")
+        with Joint(self._disk) as joint:
+            (error,) = self.create_all([job], joint)
+        if error is not None:
+            raise error
+
+    def create_all(self, jobs: Sequence[Job], joint: Joint) -> list[Exception | None]:
+        """Commit the records of these jobs, and what the joint was given before; return for each what ``create`` would raise."""
+        return create(jobs, joint, disk=self._disk, folder=self.folder, pending=self._pending, listing=self.listing)
 
     def get(self, job_id: str) -> Job:
         return self._shown(self._recorded(job_id))
 
     def marks(self, job_ids: Iterable[str]) -> dict[str, Hashable]:
-        return {
-            job_id: tuple(mark_of(self.folder(job_id) / name) for name in (_RECORD, _OVERLAY)) for job_id in job_ids
-        }
+        return {job_id: tuple(mark_of(self.folder(job_id) / name) for name in (RECORD, _OVERLAY)) for job_id in job_ids}
 
     def moves(self, after: Position | None, limit: int) -> Moves:
         return self.listing.moves(after, limit)
@@ -103,7 +98,7 @@ class FileJobStore:
     def confirm(self, job_id: str) -> Job:
         job = self.get(job_id)
         try:
-            with (self.folder(job_id) / _RECORD).open("rb") as record:
+            with (self.folder(job_id) / RECORD).open("rb") as record:
                 self._disk.sync_file(record.fileno())
         except FileNotFoundError:
             raise self._missing(job_id) from None
@@ -123,7 +118,7 @@ class FileJobStore:
             room = self.folder(job_id) / _ROOM
             ends = job.status is JobStatus.RUNNING and after.status is not JobStatus.RUNNING
             try:
-                self._disk.write(self.folder(job_id) / _RECORD, encode(after), room=room if ends else None)
+                self._disk.write(self.folder(job_id) / RECORD, encode(after), room=room if ends else None)
             except CommitUnknown as error:
                 raise disk_failed() from error
             if ends:
@@ -223,7 +218,7 @@ class FileJobStore:
                 job = None
             self._pending.set(job_id)
             with suppress(FileNotFoundError):  # it is lost, and that is why it is deleted
-                (self.folder(job_id) / _RECORD).replace(self.folder(job_id) / _DELETED)
+                (self.folder(job_id) / RECORD).replace(self.folder(job_id) / _DELETED)
             try:
                 self._disk.sync_folder(self.folder(job_id))
             except OSError as error:
@@ -268,14 +263,14 @@ class FileJobStore:
         return walk(self._root)
 
     def where(self, job_id: str) -> str:
-        return str(self.folder(job_id) / _RECORD)
+        return str(self.folder(job_id) / RECORD)
 
     def close(self) -> None:
         self.listing.close()
 
     def _recorded(self, job_id: str) -> Job:
         try:
-            return decode((self.folder(job_id) / _RECORD).read_bytes(), job_id)
+            return decode((self.folder(job_id) / RECORD).read_bytes(), job_id)
         except FileNotFoundError:
             raise self._missing(job_id) from None
 

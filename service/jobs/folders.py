@@ -6,14 +6,22 @@ import os
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 from service.ids import created_at, is_id
 
 
+@lru_cache(maxsize=1024)
 def job_folder(root: Path, job_id: str) -> Path:
     """Return ``<root>/jobs/<yyyy>/<mm>/<dd>/<id>`` with the date of the id, in UTC."""
-    return root / "jobs" / created_at(job_id).strftime("%Y/%m/%d") / job_id
+    return _day_folder(root, created_at(job_id).date()) / job_id
+
+
+@lru_cache(maxsize=64)
+def _day_folder(root: Path, day: date) -> Path:
+    return root / "jobs" / day.strftime("%Y/%m/%d")
 
 
 def remove_folder(folder: Path, names: AbstractSet[str]) -> None:

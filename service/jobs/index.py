@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -54,6 +54,8 @@ insert into jobs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null)
 on conflict (id) do update set version = excluded.version, status = excluded.status, media_type = excluded.media_type,
   expires_at = excluded.expires_at, due_at = excluded.due_at, counted = excluded.counted where excluded.version >= version
 """
+_INSERT: Final = "insert into jobs values (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
+_LABEL: Final = "insert or ignore into labels values (?, ?, ?)"
 
 
 class JobIndex:
@@ -78,22 +80,24 @@ class JobIndex:
                 seen = learn(job, Seen(*before), news) if job.version >= version else Seen(*before)
                 tallies.add(db, news.read())
                 told = 0 if quiet else journal.untold_after(db, job, since)
-                file, expires_at = job.file, _stamp(job.expires_at) if job.expires_at else None
-                row = (
-                    job.id,
-                    job.version,
-                    job.status,
-                    file.media_type,
-                    job.pipeline,
-                    file.sha256,
-                    expires_at,
-                    job.owner,
-                )
-                db.execute(_UPSERT, (*row, due(job), seen.attempts))
-                rows = [(key, value, job.id) for key, value in job.labels.items()]
-                db.executemany("insert or ignore into labels values (?, ?, ?)", rows)
+                db.execute(_UPSERT, (*_row(job), seen.attempts))
+                db.executemany(_LABEL, _labels(job))
                 if not quiet:
                     journal.write(db, job, told)
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Write the rows of jobs that have just been made, as ``put`` does with all their changes, in fewer steps for new ones."""
+        with self._lock, self._open() as db:
+            db.execute("begin immediate")
+            marks = ",".join("?" * len(jobs))
+            found = db.execute(f"select id from jobs where id in ({marks})", [job.id for job in jobs])  # noqa: S608 - marks
+            known = {row[0] for row in found}
+            new = [job for job in jobs if job.version == 1 and job.id not in known]
+            db.executemany(_INSERT, [(*_row(job), job.version) for job in new])
+            db.executemany(_LABEL, [label for job in new for label in _labels(job)])
+            journal.begin(db, new)
+        if len(new) < len(jobs):  # brought from elsewhere, or recovery was quicker
+            self.put([job for job in jobs if job.version > 1 or job.id in known], since=0)
 
     def moves(self, after: Position | None, limit: int) -> Moves:
         """Return what the journal has after a position."""
@@ -256,6 +260,17 @@ class JobIndex:
 def is_damage(error: sqlite3.Error) -> bool:
     """Tell whether the file is at fault, which only a new one mends, or the moment: it is busy, or the disk is full."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_BUSY) & 0xFF in _DAMAGE
+
+
+def _row(job: Job) -> tuple[Any, ...]:
+    """Return the columns of a job's row, but for what has been counted of it and told."""
+    file, expires_at = job.file, _stamp(job.expires_at) if job.expires_at else None
+    row = (job.id, job.version, job.status, file.media_type, job.pipeline, file.sha256, expires_at, job.owner)
+    return (*row, due(job))
+
+
+def _labels(job: Job) -> list[tuple[str, str, str]]:
+    return [(key, value, job.id) for key, value in job.labels.items()]
 
 
 def _stamp(moment: datetime) -> int:

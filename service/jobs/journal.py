@@ -8,6 +8,7 @@ boot of the machine and one life of the file: a power cut may take the last ones
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -40,7 +41,17 @@ def write(db: sqlite3.Connection, job: Job, after: int) -> None:
     db.executemany("insert into moves (id, version) values (?, ?)", moves)
     db.execute("update jobs set told = ? where id = ?", (max(after, job.history[-1].version), job.id))
     if moves:
-        db.execute("delete from moves where number <= (select max(number) from moves) - ?", (_KEPT,))
+        _trim(db)
+
+
+def begin(db: sqlite3.Connection, jobs: Sequence[Job]) -> None:
+    """Write that these jobs were accepted, whose rows say that it is written."""
+    db.executemany("insert into moves (id, version) values (?, ?)", [(job.id, job.version) for job in jobs])
+    _trim(db)
+
+
+def _trim(db: sqlite3.Connection) -> None:
+    db.execute("delete from moves where number <= (select max(number) from moves) - ?", (_KEPT,))
 
 
 def read(db: sqlite3.Connection, after: Position | None, limit: int) -> Moves:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,14 @@ class Listing:
         """Write the row of a job, and what has changed since that version; False when nobody will know unless it is done again."""
         try:
             self._index.put([job], since=since)
+        except sqlite3.Error as error:
+            return self._doubt(error)
+        return True
+
+    def add(self, jobs: Sequence[Job]) -> bool:
+        """Write the rows of jobs that have just been accepted, all at once; False as from ``put``."""
+        try:
+            self._index.add(jobs)
         except sqlite3.Error as error:
             return self._doubt(error)
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +34,18 @@ class Markers:
 
     def set(self, job_id: str, hint: str | None = None) -> None:
         """Make the marker. The hint, ASCII, is not synced and may be lost, like all hints."""
-        marker = self.folder / job_id
-        if hint:
-            marker.write_text(hint, encoding="ascii")
-        else:
-            marker.touch()
+        self.make(job_id, hint)
         self._disk.sync_folder(self.folder)
+
+    def make(self, job_id: str, hint: str | None = None) -> None:
+        """Make the marker and leave syncing ``folder`` to the caller."""
+        descriptor = os.open(self.folder / job_id, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if hint:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, hint.encode("ascii"))
+        finally:
+            os.close(descriptor)
 
     def hint(self, job_id: str) -> str:
         """Return the hint, empty for none."""

@@ -111,10 +111,13 @@ class Storage(Protocol):
         """Remove all bytes of a job without a record; none are needed to be there."""
 
     def is_receiving(self, job_id: str) -> bool:
-        """Tell whether an upload for this job is alive at this moment, in any process."""
+        """Tell whether an upload for this job is alive at this moment, in any process, as far as it has left anything here yet."""
 
     def arriving(self) -> int:
-        """Return how many uploads arrive at this moment, in all processes; of crashed ones until they are swept, too."""
+        """Return how many uploads arrive at this moment, in all processes; of crashed ones until they are swept, too.
+
+        Small ones are not counted, which a storage may hold in memory until they are finished.
+        """
 
     def leftovers(self) -> Iterator[str]:
         """Yield the ids of uploads whose process died before it closed them: with or without a record, the store knows."""

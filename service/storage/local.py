@@ -13,7 +13,8 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import aiofiles
+import structlog
 from anyio import CapacityLimiter, to_thread
 
 from service import faults
@@ -29,12 +31,18 @@ from service.durable import Disk, free_bytes, is_locked, locked, write_all
 from service.errors import StorageFull
 from service.jobs.folders import ids_in, job_folder, walk
 from service.jobs.model import Artifact
+from service.joint import Joint, Outcomes
 from service.storage.base import Stored
 
 PIECE: Final = 2**20  #: bytes written and hashed at a time
+SMALL: Final = (
+    64 * 2**10
+)  #: bytes that are held in memory and hashed in passing, which takes less than a hop to a thread
+_FREE_FOR: Final = 0.02  #: seconds for which the free space is remembered: a disk takes a few MiB in that time
 _THREADS: Final = 32  #: for uploads alone: the more of them wait for the disk at once, the fewer commits it has to make
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +79,36 @@ class LocalStorage:
         self.disk = disk or Disk()
         self._reserve = reserve
         self.threads = CapacityLimiter(_THREADS)
+        self._free = (-_FREE_FOR, 0)  # when it was asked for, and what it was
         for name in ("incoming", "trash", "jobs"):
             self.disk.make_folders(root / name)
 
     def receive(self, job_id: str) -> LocalUpload:
         return LocalUpload(self, job_id)
 
+    def place_all(self, uploads: Sequence[LocalUpload], joint: Joint) -> list[Exception | None]:
+        """Bring these uploads into their jobs' places; return for each what went wrong, as ``finish`` would raise it.
+
+        They last after the joint's next barrier.
+        """
+        left = Outcomes(uploads)
+        with locked(self.root / "incoming", shared=True):
+            left.each(LocalUpload.open)
+        left.each(LocalUpload.fill)
+        left.each(lambda upload: joint.file(upload.fileno()))
+        left.each(lambda upload: self.disk.make_folders(upload.target.parent, joint))
+        left.all(joint.end)
+        left.each(lambda upload: os.link(upload.path, upload.target))
+        left.each(lambda upload: joint.folder(upload.target.parent))
+        left.all(joint.end)
+        left.each(lambda _: faults.reach("accept.stored"))
+        return left.errors
+
     def free(self) -> int:
-        return free_bytes(self.root) - self._reserve
+        now = time.monotonic()
+        if now - self._free[0] > _FREE_FOR:
+            self._free = (now, free_bytes(self.root))
+        return self._free[1] - self._reserve
 
     def probe(self) -> None:
         probe = self.root / "incoming" / f"probe-{os.getpid()}"
@@ -168,13 +198,16 @@ class LocalStorage:
 
 
 class LocalUpload:
-    """A source on its way to disk: one piece is written and hashed while the next one is collected."""
+    """A source on its way to disk: one piece is written and hashed while the next one is collected.
+
+    A small one stays in memory until it is finished: with many others, in one thread, it then costs a part of the hops and locks.
+    """
 
     def __init__(self, storage: LocalStorage, job_id: str) -> None:
         self.size = 0
+        self.path = storage.root / "incoming" / job_id
+        self.target = storage.folder(job_id) / "source"
         self._storage = storage
-        self._path = storage.root / "incoming" / job_id
-        self._target = storage.folder(job_id) / "source"
         self._hash = hashlib.sha256()
         self._buffer = bytearray()
         self._descriptor: int | None = None
@@ -191,22 +224,31 @@ class LocalUpload:
 
     async def digest(self) -> Stored:
         await self._settle()
-        piece, self._buffer = self._buffer, bytearray()
-        if self._file is None:
-            await self._in_thread(self._take_whole, piece)
-        else:
+        if self._file is not None:
+            piece, self._buffer = self._buffer, bytearray()
             await self._flush(piece)
             await self._file.flush()
-        faults.reach("accept.received")
+        elif self.size > SMALL:
+            await self._in_thread(self._take_whole)
+        else:
+            self._require_room(self._buffer)
+            self._hash.update(self._buffer)
         return Stored(size=self.size, sha256=self._hash.hexdigest())
 
+    async def sync(self) -> None:
+        """Have the bytes on disk that are in ``incoming`` already, so that others need not wait for them."""
+        if self._descriptor is not None:
+            await self._in_thread(self._storage.disk.sync_file, self._descriptor)
+
     async def finish(self) -> None:
-        await self._in_thread(self._place)
+        (error,) = await self._in_thread(self._place)
+        if error is not None:
+            raise error
 
     async def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             try:
                 if self._file is not None:
                     await self._file.close()
@@ -217,18 +259,42 @@ class LocalUpload:
         with suppress(Exception):  # what the last piece ran into has been told already, or nobody is left to tell
             await self._settle()
         if self._descriptor is not None:
-            await self._in_thread(self._storage.delete, self._path.name)
+            await self._in_thread(self._storage.delete, self.path.name)
             with suppress(OSError):  # the rest of a full disk's buffer
                 await self.close()
 
-    def _place(self) -> None:
-        disk = self._storage.disk
-        assert self._descriptor is not None, "what is whole has been written"
-        disk.sync_file(self._descriptor)
-        disk.make_folders(self._target.parent)
-        self._target.hardlink_to(self._path)
-        disk.sync_folder(self._target.parent)
-        faults.reach("accept.stored")
+    def leave(self) -> None:
+        """Do what ``close`` does, in a thread, as far as nothing else is at work on the file."""
+        if self._file is None and self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("an upload could not be closed", error=str(error))
+            finally:
+                os.close(descriptor)
+
+    def fileno(self) -> int:
+        """Return the descriptor of what is in ``incoming``."""
+        assert self._descriptor is not None, "what is whole has been opened"
+        return self._descriptor
+
+    def open(self) -> None:
+        """Create the file in ``incoming`` and hold its flock. The caller holds that of the folder, shared."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o440)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def fill(self) -> None:
+        """Write what is still in memory."""
+        if self._buffer:
+            write_all(self.fileno(), self._buffer)
+            self._buffer = bytearray()
+        faults.reach("accept.received")
+
+    def _place(self) -> list[Exception | None]:
+        with Joint(self._storage.disk) as joint:
+            return self._storage.place_all([self], joint)
 
     async def _settle(self) -> None:
         if self._flushing is not None:
@@ -241,11 +307,11 @@ class LocalUpload:
         self._require_room(piece)
         await asyncio.gather(self._file.write(piece), self._in_thread(self._hash.update, piece))
 
-    def _take_whole(self, piece: bytearray) -> None:
-        descriptor = self._create()
-        self._require_room(piece)
-        write_all(descriptor, piece)
-        self._hash.update(piece)
+    def _take_whole(self) -> None:
+        self._require_room(self._buffer)
+        self._hash.update(self._buffer)
+        self._create()
+        self.fill()
 
     def _require_room(self, piece: bytearray) -> None:
         if self._storage.free() < len(piece):
@@ -255,10 +321,8 @@ class LocalUpload:
 
     def _create(self) -> int:
         with locked(self._storage.root / "incoming", shared=True):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o440)
-            self._descriptor = descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor
+            self.open()
+        return self.fileno()
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await to_thread.run_sync(function, *arguments, limiter=self._storage.threads)

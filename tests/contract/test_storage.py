@@ -27,6 +27,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
 BYTES = b"one two three\n"
+MANY = BYTES * 10_000  # too many to be held in memory
 
 
 @dataclass
@@ -133,7 +134,7 @@ async def stored(storage: Storage, job_id: str, *pieces: bytes) -> Stored:
 async def arriving(storage: Storage, job_id: str) -> Upload:
     """Return an upload whose bytes have arrived and are in no place yet."""
     upload = storage.receive(job_id)
-    await upload.write(BYTES)
+    await upload.write(MANY)
     await upload.digest()
     return upload
 
@@ -198,7 +199,7 @@ async def test_a_source_is_in_its_place_only_when_it_is_finished(storage, job_id
 
     await upload.finish()
 
-    assert read(storage, job_id) == BYTES
+    assert read(storage, job_id) == MANY
     await upload.close()
 
 
@@ -244,7 +245,7 @@ async def test_a_closed_upload_cannot_be_aborted_any_more(storage, job_id):
 
     await upload.abort()
 
-    assert read(storage, job_id) == BYTES
+    assert read(storage, job_id) == MANY
 
 
 async def test_uploads_do_not_mix(storage):
@@ -324,7 +325,7 @@ async def test_what_a_dead_process_committed_is_tidied_and_kept(rig, job_id):
     storage.tidy(job_id)
 
     assert list(storage.leftovers()) == []
-    assert read(storage, job_id) == BYTES
+    assert read(storage, job_id) == MANY
 
 
 # artifacts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from tests.needs import need
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.needs("strace")
@@ -28,13 +29,16 @@ _REST = re.compile(r"^(\d+) +<\.\.\. \w+ resumed>(.*)$")
 
 
 @contextmanager
-def traced(server: Server, path: Path) -> Iterator[list[str]]:
-    """Trace the server's processes; on leaving, the list holds their calls in the order in which they were over."""
-    pids = [word for pid in server.pids() for word in ("-p", str(pid))]
-    command = [need("strace"), "-f", "-y", "-s", "80", "-o", str(path), "-e", f"trace={','.join(CALLS)}", *pids]
+def traced(
+    server: Server, path: Path, pids: Sequence[int] = (), traced: tuple[str, ...] = CALLS
+) -> Iterator[list[str]]:
+    """Trace processes of the server, all unless told; on leaving, the list holds their calls in the order they were over."""
+    attached = pids or server.pids()
+    options = [word for pid in attached for word in ("-p", str(pid))]
+    command = [need("strace"), "-f", "-y", "-s", "80", "-o", str(path), "-e", f"trace={','.join(traced)}", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr is not None
-        for _ in server.pids():
+        for _ in attached:
             line = strace.stderr.readline()
             assert "attached" in line, line
         calls: list[str] = []
@@ -107,6 +111,29 @@ def test_all_is_synced_in_its_order_before_the_answer_begins(server: Server, tmp
         position = found + 1
     answered = [call for call in calls[: position - 1] if '"HTTP/1.1 202 ' in call]
     assert answered == []
+
+
+@pytest.mark.parametrize("server", ["sync"], indirect=True)
+def test_uploads_that_come_together_share_the_disks_commits_and_the_index_transaction(server: Server, tmp_path: Path):
+    """A guard of the rate, in counts: by itself, each upload would sync ``pending/`` once and begin a transaction of its own."""
+    number, rounds = 16, 3
+
+    def send() -> None:
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
+            for _ in range(rounds):
+                accepted(http.post("/v1/jobs?filename=a.txt&pipeline=checksum", content=b"x" * 10_000))
+
+    api = server.pids()[:1]
+    with traced(server, tmp_path / "trace", api, (*CALLS, "pwrite64")) as calls, ThreadPoolExecutor(number) as threads:
+        for sent in [threads.submit(send) for _ in range(number)]:
+            sent.result()
+    root = re.escape(str(server.data_dir))
+    pending = sum(bool(re.match(rf"fsync\(\d+<{root}/pending>", call)) for call in calls)
+    whole = sum(call.startswith("syncfs(") for call in calls)
+    batches = pending + whole / 2  # one before the records get their names, one after
+    assert 0 < batches <= number * rounds / 2, f"{pending} of pending/, {whole} of all, for {number * rounds} uploads"
+    rows = sum(bool(re.match(rf"pwrite64\(\d+<{root}/engine/index.db-wal>", call)) for call in calls)
+    assert rows <= 20 * number * rounds / 2, f"{rows} pages of the index, where each upload by itself writes about 20"
 
 
 @pytest.mark.parametrize("server", ["none"], indirect=True)

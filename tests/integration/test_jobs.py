@@ -193,7 +193,7 @@ def test_a_running_job_is_canceled_as_soon_as_it_has_ended(http: httpx.Client, h
     done = finished(http, held, "canceled")
     assert done["error"] is None
     assert done["steps"][0]["status"] == "skipped"
-    assert f"pending/{held['id']}" not in wait_until(lambda: (now := traces(server)) and now)
+    wait_until(lambda: f"pending/{held['id']}" not in traces(server), what="its marker to be gone")
     assert http.get(done["links"]["source"]).content == b"one\n"
 
 

@@ -1,7 +1,7 @@
 """Ends of an upload that no client sees: cancelled in its commit, closed on a failing disk, replayed from an unsure record."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from service.durable import Disk
 from service.intake import Intake
 from service.jobs.file_store import FileJobStore
 from service.jobs.model import Job
+from service.joint import Joint
 from service.settings import Settings
 from service.storage.local import LocalUpload
 from service.wiring import Services, build
@@ -36,14 +37,14 @@ async def test_an_upload_cancelled_in_its_commit_is_committed_whole(
 ) -> None:
     began, go_on = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    create = FileJobStore.create
+    create_all = FileJobStore.create_all
 
-    def slow(store: FileJobStore, job: Job) -> None:
+    def slow(store: FileJobStore, jobs: Sequence[Job], joint: Joint) -> list[Exception | None]:
         loop.call_soon_threadsafe(began.set)
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(10)
-        create(store, job)
+        return create_all(store, jobs, joint)
 
-    monkeypatch.setattr(FileJobStore, "create", slow)
+    monkeypatch.setattr(FileJobStore, "create_all", slow)
     task = asyncio.create_task(upload(Intake(services)))
     await began.wait()
 
