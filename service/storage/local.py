@@ -7,42 +7,29 @@ upload ends, so that the sweep knows the living from the dead without a clock.
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import hashlib
 import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
-import aiofiles
-import structlog
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter
 
 from service import faults
-from service.durable import Disk, free_bytes, is_locked, locked, write_all
-from service.errors import StorageFull
+from service.durable import Disk, free_bytes, is_locked, locked
 from service.jobs.folders import ids_in, job_folder, walk
 from service.jobs.model import Artifact
 from service.joint import Joint, Outcomes
-from service.storage.base import Stored
+from service.storage.local_upload import LocalUpload
 
-PIECE: Final = 2**20  #: bytes written and hashed at a time
-SMALL: Final = (
-    64 * 2**10
-)  #: bytes that are held in memory and hashed in passing, which takes less than a hop to a thread
 _FREE_FOR: Final = 0.02  #: seconds for which the free space is remembered: a disk takes a few MiB in that time
 _THREADS: Final = 32  #: for uploads alone: the more of them wait for the disk at once, the fewer commits it has to make
-
-T = TypeVar("T")
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,137 +182,6 @@ class LocalStorage:
             freed += _size_of(folder)
             shutil.rmtree(folder, ignore_errors=True)
         return freed
-
-
-class LocalUpload:
-    """A source on its way to disk: one piece is written and hashed while the next one is collected.
-
-    A small one stays in memory until it is finished: with many others, in one thread, it then costs a part of the hops and locks.
-    """
-
-    def __init__(self, storage: LocalStorage, job_id: str) -> None:
-        self.size = 0
-        self.path = storage.root / "incoming" / job_id
-        self.target = storage.folder(job_id) / "source"
-        self._storage = storage
-        self._hash = hashlib.sha256()
-        self._buffer = bytearray()
-        self._descriptor: int | None = None
-        self._file: Any = None  # the same, once there is more than a piece
-        self._flushing: asyncio.Task[None] | None = None
-
-    async def write(self, data: bytes) -> None:
-        self._buffer += data
-        self.size += len(data)
-        if len(self._buffer) >= PIECE:
-            await self._settle()
-            piece, self._buffer = self._buffer, bytearray()
-            self._flushing = asyncio.create_task(self._flush(piece))
-
-    async def digest(self) -> Stored:
-        await self._settle()
-        if self._file is not None:
-            piece, self._buffer = self._buffer, bytearray()
-            await self._flush(piece)
-            await self._file.flush()
-        elif self.size > SMALL:
-            await self._in_thread(self._take_whole)
-        else:
-            self._require_room(self._buffer)
-            self._hash.update(self._buffer)
-        return Stored(size=self.size, sha256=self._hash.hexdigest())
-
-    async def sync(self) -> None:
-        """Have the bytes on disk that are in ``incoming`` already, so that others need not wait for them."""
-        if self._descriptor is not None:
-            await self._in_thread(self._storage.disk.sync_file, self._descriptor)
-
-    async def finish(self) -> None:
-        (error,) = await self._in_thread(self._place)
-        if error is not None:
-            raise error
-
-    async def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            self.path.unlink(missing_ok=True)
-            try:
-                if self._file is not None:
-                    await self._file.close()
-            finally:
-                os.close(descriptor)
-
-    async def abort(self) -> None:
-        with suppress(Exception):  # what the last piece ran into has been told already, or nobody is left to tell
-            await self._settle()
-        if self._descriptor is not None:
-            await self._in_thread(self._storage.delete, self.path.name)
-            with suppress(OSError):  # the rest of a full disk's buffer
-                await self.close()
-
-    def leave(self) -> None:
-        """Do what ``close`` does, in a thread, as far as nothing else is at work on the file."""
-        if self._file is None and self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            try:
-                self.path.unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("an upload could not be closed", error=str(error))
-            finally:
-                os.close(descriptor)
-
-    def fileno(self) -> int:
-        """Return the descriptor of what is in ``incoming``."""
-        assert self._descriptor is not None, "what is whole has been opened"
-        return self._descriptor
-
-    def open(self) -> None:
-        """Create the file in ``incoming`` and hold its flock. The caller holds that of the folder, shared."""
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o440)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def fill(self) -> None:
-        """Write what is still in memory."""
-        if self._buffer:
-            write_all(self.fileno(), self._buffer)
-            self._buffer = bytearray()
-        faults.reach("accept.received")
-
-    def _place(self) -> list[Exception | None]:
-        with Joint(self._storage.disk) as joint:
-            return self._storage.place_all([self], joint)
-
-    async def _settle(self) -> None:
-        if self._flushing is not None:
-            flushing, self._flushing = self._flushing, None
-            await flushing
-
-    async def _flush(self, piece: bytearray) -> None:
-        if self._file is None:
-            self._file = await aiofiles.open(await self._in_thread(self._create), "wb", closefd=False)
-        self._require_room(piece)
-        await asyncio.gather(self._file.write(piece), self._in_thread(self._hash.update, piece))
-
-    def _take_whole(self) -> None:
-        self._require_room(self._buffer)
-        self._hash.update(self._buffer)
-        self._create()
-        self.fill()
-
-    def _require_room(self, piece: bytearray) -> None:
-        if self._storage.free() < len(piece):
-            raise StorageFull(
-                "The disk is down to its reserve.", hint="Try again later; the operator can free space.", retry_after=60
-            )
-
-    def _create(self) -> int:
-        with locked(self._storage.root / "incoming", shared=True):
-            self.open()
-        return self.fileno()
-
-    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await to_thread.run_sync(function, *arguments, limiter=self._storage.threads)
 
 
 def _open_made(folder: Path, name: str) -> int:

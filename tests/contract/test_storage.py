@@ -18,7 +18,8 @@ from service.errors import StorageFull
 from service.ids import new_id
 from service.storage.base import Storage, Stored, Upload
 from service.storage.keys import marker_key
-from service.storage.local import PIECE, LocalStorage
+from service.storage.local import LocalStorage
+from service.storage.local_upload import PIECE
 from service.storage.memory import MemoryStorage
 from service.storage.objects import ObjectStorage
 from tests.jobs import NOON, make_artifact

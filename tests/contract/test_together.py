@@ -14,7 +14,8 @@ from service.jobs.file_store import FileJobStore
 from service.jobs.model import Job
 from service.jobs.store import JobQuery
 from service.joint import Joint
-from service.storage.local import SMALL, LocalStorage, LocalUpload
+from service.storage.local import LocalStorage
+from service.storage.local_upload import SMALL, LocalUpload
 from tests.contract.watched import WatchedDisk
 from tests.jobs import NOON, make_job
 

@@ -19,7 +19,8 @@ from service.app import create_app
 from service.durable import Disk
 from service.jobs.file_store import FileJobStore
 from service.settings import Settings
-from service.storage.local import LocalStorage, LocalUpload
+from service.storage.local import LocalStorage
+from service.storage.local_upload import LocalUpload
 from service.wiring import Services, build
 from tests.integration.api import accepted, problem
 

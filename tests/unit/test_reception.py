@@ -12,7 +12,7 @@ from service.jobs.file_store import FileJobStore
 from service.jobs.model import Job
 from service.joint import Joint
 from service.settings import Settings
-from service.storage.local import LocalUpload
+from service.storage.local_upload import LocalUpload
 from service.wiring import Services, build
 
 pytestmark = pytest.mark.anyio
