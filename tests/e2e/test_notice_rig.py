@@ -68,7 +68,13 @@ class Rig:
             ended(server, job_id, 120)
         outbox = server.data_dir / "outbox"
         pending = server.data_dir / "pending"
-        wait_until(lambda: not list(pending.iterdir()) and not list(outbox.iterdir()), 120, "an empty outbox")
+        try:
+            wait_until(lambda: not list(pending.iterdir()) and not list(outbox.iterdir()), 120, "an empty outbox")
+        except AssertionError as error:
+            waits = [path.name for folder in (pending, outbox) for path in folder.iterdir()]
+            records = {job_id: server.record(job_id) for job_id in waits}
+            told = {job_id: (one["status"], one["notices"]) for job_id, one in records.items()}
+            raise AssertionError(f"{error}; there are {told}; {server.log[-4000:]}") from None
 
     def judge(self) -> int:
         """Compare what was received with what is owed; return how many webhooks came more than once."""
