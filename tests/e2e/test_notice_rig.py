@@ -21,7 +21,7 @@ import pytest
 from service.clock import utc_now
 from service.notify.endpoints import FileEndpoints, new_endpoint
 from service.testing import Server
-from tests.e2e.rig import call, ended, kill, post, processes, serve
+from tests.e2e.rig import call, ended, gone, kill, post, processes, serve
 from tests.receiver import Receiver
 from tests.waiting import wait_until
 
@@ -58,8 +58,9 @@ class Rig:
         if target == "everything":
             self.server.kill()
             return
-        for pid in getattr(processes(self.server), target):
-            kill(pid)
+        struck = getattr(processes(self.server), target)
+        kill(*struck)
+        gone(*struck)  # or ``alive`` might take a server that is dying for one that will run the rest
 
     def settle(self) -> None:
         """Wait until every job has ended and nothing is waiting to be sent."""
