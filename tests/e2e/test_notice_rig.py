@@ -21,7 +21,7 @@ import pytest
 from service.clock import utc_now
 from service.notify.endpoints import FileEndpoints, new_endpoint
 from service.testing import Server
-from tests.e2e.rig import call, ended, kill, post, processes, serve
+from tests.e2e.rig import call, ended, gone, kill, post, processes, serve
 from tests.receiver import Receiver
 from tests.waiting import wait_until
 
@@ -58,8 +58,9 @@ class Rig:
         if target == "everything":
             self.server.kill()
             return
-        for pid in getattr(processes(self.server), target):
-            kill(pid)
+        struck = getattr(processes(self.server), target)
+        kill(*struck)
+        gone(*struck)  # or ``alive`` might take a server that is dying for one that will run the rest
 
     def settle(self) -> None:
         """Wait until every job has ended and nothing is waiting to be sent."""
@@ -68,7 +69,13 @@ class Rig:
             ended(server, job_id, 120)
         outbox = server.data_dir / "outbox"
         pending = server.data_dir / "pending"
-        wait_until(lambda: not list(pending.iterdir()) and not list(outbox.iterdir()), 120, "an empty outbox")
+        try:
+            wait_until(lambda: not list(pending.iterdir()) and not list(outbox.iterdir()), 120, "an empty outbox")
+        except AssertionError as error:
+            waits = [path.name for folder in (pending, outbox) for path in folder.iterdir()]
+            records = {job_id: server.record(job_id) for job_id in waits}
+            told = {job_id: (one["status"], one["notices"]) for job_id, one in records.items()}
+            raise AssertionError(f"{error}; there are {told}; {server.log[-4000:]}") from None
 
     def judge(self) -> int:
         """Compare what was received with what is owed; return how many webhooks came more than once."""
