@@ -7,16 +7,19 @@ import dataclasses
 import errno
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
 
 import service
 from service import errors, faults
+from service.acceptance import Together
 from service.api.problems import FRAMEWORK
 from service.app import create_app
+from service.clock import utc_now
 from service.durable import Disk
+from service.ids import new_id
 from service.jobs.file_store import FileJobStore
 from service.settings import Settings
 from service.storage.local import LocalStorage
@@ -25,9 +28,10 @@ from service.wiring import Services, build
 from tests.integration.api import accepted, problem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from service.jobs.model import Job
+    from service.joint import Joint
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +64,9 @@ def armed() -> Iterator[Any]:
 
 def over(services: Services, **parts: Any) -> httpx.AsyncClient:
     """Return a client of an application with some of its parts replaced."""
-    app = create_app(services=dataclasses.replace(services, **parts))
+    services = dataclasses.replace(services, **parts)
+    store, storage = cast("FileJobStore", services.store), cast("LocalStorage", services.storage)
+    app = create_app(services=dataclasses.replace(services, together=Together(store, storage)))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
@@ -87,7 +93,7 @@ async def test_an_unexpected_error_is_a_500_with_its_request_id_and_nothing_else
             raise RuntimeError(f"a secret about {job_id}")
 
     async with over(services, store=Broken(services.settings.data_dir)) as http:
-        answer = await http.get("/v1/jobs/x", headers={"X-Request-ID": "my-request"})
+        answer = await http.get(f"/v1/jobs/{new_id(utc_now())}", headers={"X-Request-ID": "my-request"})
     found = problem(answer, 500, "internal-error")
     assert set(found) == {"type", "title", "status", "code", "detail", "hint", "request_id"}
     assert found["request_id"] == "my-request"
@@ -96,7 +102,7 @@ async def test_an_unexpected_error_is_a_500_with_its_request_id_and_nothing_else
 
 async def test_an_unexpected_error_within_an_upload_leaves_nothing(services: Services):
     class Broken(FileJobStore):
-        def create(self, job: Job) -> None:
+        def create_all(self, jobs: Sequence[Job], joint: Joint) -> list[Exception | None]:
             raise RuntimeError("a secret")
 
     async with over(services, store=Broken(services.settings.data_dir)) as http:
@@ -151,7 +157,8 @@ async def test_a_disk_that_fails_after_the_commit_takes_nothing_back(services: S
     disk = Failing()
     store = FileJobStore(services.settings.data_dir, disk=disk)
     headers = {"Idempotency-Key": "again"}
-    async with over(services, store=store) as http:
+    storage = LocalStorage(services.settings.data_dir, disk=disk)
+    async with over(services, store=store, storage=storage) as http:
         answer = await http.post("/v1/jobs?filename=a.txt", content=b"one", headers=headers)
         found = problem(answer, 503, "outcome-unknown")
         assert answer.headers["Retry-After"] == "5"
