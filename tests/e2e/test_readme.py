@@ -84,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
 def environment(folder: Path, free_port: int) -> dict[str, str]:
     """Give the environment of the scripts: the command on the path, and a service of their own."""
     inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("INTAKE_", "MAKE", "MFLAGS"))
+        name: value for name, value in os.environ.items() if not name.startswith(("INTAKE_", "MAKE", "MFLAGS", "ARGS"))
     }
     return inherited | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
