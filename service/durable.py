@@ -62,6 +62,8 @@ class Disk:
             os.mkdir(folder)  # noqa: PTH102 - for every job, and twice as quick
         except FileNotFoundError:
             self.make_folders(folder.parent, joint)
+            with suppress(FileExistsError):
+                os.mkdir(folder)  # noqa: PTH102 - raises again where nobody can make folders, as in /proc
             self.make_folders(folder, joint)
         except FileExistsError:
             if not folder.is_dir():
