@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -42,9 +43,10 @@ def api(server: Server) -> list[int]:
     """Return the processes that serve HTTP."""
     found = []
     for pid in server.pids():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"spawn_main" in command or (server.settings.get("workers") == 1 and b"serve" in command):
-            found.append(pid)
+        with suppress(FileNotFoundError):  # an attempt that has ended since
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"spawn_main" in command or (server.settings.get("workers") == 1 and b"serve" in command):
+                found.append(pid)
     return found
 
 
