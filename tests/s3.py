@@ -23,6 +23,7 @@ from botocore.config import Config
 
 from service.storage.address import BucketAddress
 from service.storage.s3 import Bucket
+from tests.http import NO_TLS
 from tests.waiting import find_free_port, wait_until
 
 ACCESS_KEY: Final = "AKIATESTTESTTEST"
@@ -69,7 +70,7 @@ class S3Server:
     def age(self, bucket: str, key: str) -> None:
         """Make an object a day older."""
         url = f"{self.url}/_age?bucket={bucket}&key={quote(key, safe='')}"
-        httpx.post(url, trust_env=False, timeout=30).raise_for_status()
+        httpx.post(url, trust_env=False, verify=NO_TLS, timeout=30).raise_for_status()
 
     def bucket(self, name: str, *, endpoint: str | None = None, prefix: str = "") -> Bucket:
         """Return a bucket of this server as the service has it, by way of ``endpoint``."""

@@ -17,6 +17,7 @@ from service.ids import new_id
 from service.storage.base import StorageUnreachable
 from service.storage.keys import marker_key, source_key
 from service.storage.objects import PART, ObjectStorage
+from tests.http import NO_TLS
 from tests.jobs import NOON, make_artifact
 from tests.s3 import SECRET_KEY, proxy
 from tests.waiting import find_free_port
@@ -360,7 +361,7 @@ def test_a_link_gives_the_bytes_to_whoever_has_it(s3, storage, name, job_id):
     url = storage.source_content(job_id).link(
         seconds=60, media_type="text/plain", disposition="attachment; filename=\"a b.txt\"; filename*=UTF-8''a%20b.txt"
     )
-    answer = httpx.get(url, headers={"Range": "bytes=4-6"}, trust_env=False)
+    answer = httpx.get(url, headers={"Range": "bytes=4-6"}, trust_env=False, verify=NO_TLS)
 
     assert (answer.status_code, answer.content) == (206, b"two")
     assert answer.headers["Content-Disposition"].startswith('attachment; filename="a b.txt"')

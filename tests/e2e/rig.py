@@ -17,6 +17,7 @@ import psutil
 
 from service.durable import is_locked
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 HERE: Final = Path(__file__).parent
@@ -41,7 +42,7 @@ def post(server: Server, orders: str | bytes, *, key: str | None = None, **query
     """Upload ``orders``, one a line or separated by semicolons, and return whatever is answered."""
     body = orders if isinstance(orders, bytes) else orders.replace("; ", "\n").encode()
     headers = {"Idempotency-Key": f'"{key}"'} if key else {}
-    with httpx.Client(trust_env=False, timeout=30) as http:
+    with httpx.Client(trust_env=False, verify=NO_TLS, timeout=30) as http:
         params = {"filename": "orders.txt", **query}
         return http.post(f"{server.url}/v1/jobs", params=params, content=body, headers=headers)
 
@@ -54,12 +55,12 @@ def submit(server: Server, orders: str | bytes, *, key: str | None = None, **que
 
 
 def get(server: Server, path: str) -> httpx.Response:
-    with httpx.Client(trust_env=False, timeout=30) as http:
+    with httpx.Client(trust_env=False, verify=NO_TLS, timeout=30) as http:
         return http.get(server.url + path)
 
 
 def call(server: Server, method: str, path: str, **options: Any) -> httpx.Response:
-    with httpx.Client(trust_env=False, timeout=30) as http:
+    with httpx.Client(trust_env=False, verify=NO_TLS, timeout=30) as http:
         return http.request(method, server.url + path, **options)
 
 

@@ -14,6 +14,7 @@ from tests.brokers import PASSWORD, Broker
 from tests.e2e.deployment import LONG, api, document, ended, on, state, succeeded
 from tests.e2e.rig import call, get, gone, kill, processes, reasons, submit, tidy, worker
 from tests.e2e.rig import running as at_work
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 
@@ -168,7 +169,11 @@ def post_as(server: Server, media_type: str) -> str:
     import httpx
 
     response = httpx.post(
-        f"{server.url}/v1/jobs?filename=a", content=b"nothing", headers={"Content-Type": media_type}, trust_env=False
+        f"{server.url}/v1/jobs?filename=a",
+        content=b"nothing",
+        headers={"Content-Type": media_type},
+        trust_env=False,
+        verify=NO_TLS,
     )
     assert response.status_code == 202
     return str(response.json()["id"])

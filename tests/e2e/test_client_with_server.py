@@ -17,6 +17,7 @@ import pytest
 from service.client import AsyncClient, Client, Conflict, JobFailed, NotFound, Refused, WaitTimeout
 from service.testing import Server
 from tests.e2e.rig import serve
+from tests.http import NO_TLS
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_what_can_be_asked_for_is_told(client: Client) -> None:
 
 def test_links_are_used_by_those_who_have_no_token(client: Client) -> None:
     job = client.submit(b"write a.bin 10").wait(timeout=20)
-    with httpx.Client(trust_env=False) as http:
+    with httpx.Client(trust_env=False, verify=NO_TLS) as http:
         assert http.get(job.link().url).content == b"write a.bin 10"
         made = job.link("obey", expires_in=60)
         assert len(http.get(made.url).content) == 10

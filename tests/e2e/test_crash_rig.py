@@ -26,6 +26,7 @@ from PIL import Image
 
 from service.testing import Server
 from tests.e2e.rig import ENDS, get, gone, kill, leftovers, processes
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 UPLOADERS: Final = 4
@@ -126,7 +127,7 @@ class Rig:
 
     def _upload_some(self, seed: str) -> None:
         chance = random.Random(seed)
-        with httpx.Client(trust_env=False, verify=False, timeout=20) as http:  # noqa: S501 - there is no TLS to set up
+        with httpx.Client(trust_env=False, verify=NO_TLS, timeout=20) as http:
             for number in range(UPLOADS):
                 file = _file(chance, f"{seed}.{number}")
                 self._upload(http, file)

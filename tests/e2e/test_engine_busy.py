@@ -24,6 +24,7 @@ from PIL import Image
 from service.durable import Disk
 from service.testing import Server
 from tests.e2e.rig import ended, kill, processes, running, serve, submit
+from tests.http import NO_TLS
 
 ROUNDS = int(os.environ.get("INTAKE_TEST_ROUNDS", "") or 20)
 UPLOADS, LOOKS, WRITES = 20, 60, 20  # in each round, at rest and busy
@@ -92,6 +93,16 @@ class Meter:
         disk.write(job / "record", b"small " * 170)
 
 
+def test_an_attempt_goes_after_whoever_waits_for_an_answer(tmp_path: Path) -> None:
+    with serve(tmp_path) as server:
+        running(server, submit(server, f"wait {tmp_path / 'go'}"))
+        (attempt,) = processes(server).attempts
+        assert os.getpriority(os.PRIO_PROCESS, attempt) == os.getpriority(os.PRIO_PROCESS, server.process.pid) + 10
+        session = Path(f"/proc/{attempt}/autogroup")
+        if session.exists() and (told := session.read_text().strip()):  # else this kernel weighs no sessions
+            assert told.endswith(" nice 10")
+
+
 @pytest.mark.soak
 def test_answers_stay_quick_while_every_slot_is_busy(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     """Rest is the same moment with the attempts stopped, in turns, so that what else the machine does counts for both."""
@@ -102,7 +113,7 @@ def test_answers_stay_quick_while_every_slot_is_busy(server: Server, capsys: pyt
         running(server, submit(server, image, pipeline="decode", filename="photo.jpg"), timeout=60)
     attempts = processes(server).attempts
     assert len(attempts) == server.settings["slots"]
-    with httpx.Client(trust_env=False, base_url=server.url, timeout=30) as http:
+    with httpx.Client(trust_env=False, verify=NO_TLS, base_url=server.url, timeout=30) as http:
         rest, busy = Meter(server, known, http), Meter(server, known, http)
         busy.round()
         busy = Meter(server, known, http)  # the first one has warmed up

@@ -36,6 +36,7 @@ from tests.e2e.rig import (
     supervisor,
     tidy,
 )
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 BEFORE_THE_COMMIT = ["accept.received", "accept.stored", "accept.marked"]
@@ -129,7 +130,7 @@ def test_4_every_202_is_kept_when_all_processes_end_at_once(tmp_path: Path) -> N
         ids: list[str] = []
 
         def upload() -> None:
-            with httpx.Client(trust_env=False) as http:
+            with httpx.Client(trust_env=False, verify=NO_TLS) as http:
                 while True:
                     try:
                         answer = http.post(

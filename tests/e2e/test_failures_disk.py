@@ -28,6 +28,7 @@ from tests.e2e.rig import (
     supervisor,
     tidy,
 )
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 MIB = 2**20
@@ -122,7 +123,7 @@ def test_23_a_file_larger_than_what_is_free_is_refused_by_its_length(tmp_path: P
         stream = (bytes(MIB) for _ in range(16))  # of no announced length
         import httpx
 
-        with httpx.Client(trust_env=False, timeout=30) as http:
+        with httpx.Client(trust_env=False, verify=NO_TLS, timeout=30) as http:
             late = http.post(f"{server.url}/v1/jobs?filename=a.bin", content=stream)
         assert (late.status_code, late.json()["code"]) == (507, "storage-full")
         wait_until(lambda: not leftovers(server), what="nothing left of it")

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.integration.api import accepted, digest, finished, problem
 from tests.integration.curl import curl
 from tests.integration.traces import nothing_left
@@ -79,7 +80,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/livez", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/livez", trust_env=False, verify=NO_TLS).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -103,7 +104,7 @@ def test_an_upload_passes_nginx(front: Front, tmp_path: Path, way: str):
     ]
     jobs = [accepted(one.answer) for one in sent]
     assert [job["file"]["name"] for job in jobs] == ["naïve.txt"] * 3
-    with httpx.Client(base_url=url, trust_env=False) as http:
+    with httpx.Client(base_url=url, trust_env=False, verify=NO_TLS) as http:
         for job in jobs:
             finished(http, job)
         tag = http.get(jobs[0]["links"]["self"]).headers["ETag"]

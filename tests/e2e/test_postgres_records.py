@@ -9,6 +9,7 @@ import pytest
 
 from service.testing import Server
 from tests.e2e.rig import ENDS, call, get, kill, running, serve, submit, supervisor
+from tests.http import NO_TLS
 from tests.postgres import PASSWORD, PostgresServer
 from tests.postgres import running as postgres_server
 from tests.waiting import wait_until
@@ -80,7 +81,7 @@ def test_a_job_lives_its_whole_life(server, tmp_path):
 
 def test_an_upload_with_a_key_is_repeated(server):
     headers = {"Idempotency-Key": '"one"'}
-    with httpx.Client(trust_env=False, timeout=30) as http:
+    with httpx.Client(trust_env=False, verify=NO_TLS, timeout=30) as http:
         first, second = (
             http.post(f"{server.url}/v1/jobs?filename=o.txt", content=b"write a 1", headers=headers) for _ in range(2)
         )
@@ -110,7 +111,9 @@ def test_a_job_does_not_notice_that_its_records_were_away(server, records, tmp_p
     records.stop()
     try:
         assert wait_until(lambda: get(server, "/readyz").status_code == 503)
-        refused = httpx.post(f"{server.url}/v1/jobs?filename=o.txt", content=b"nothing", trust_env=False, timeout=30)
+        refused = httpx.post(
+            f"{server.url}/v1/jobs?filename=o.txt", content=b"nothing", trust_env=False, verify=NO_TLS, timeout=30
+        )
         looked = get(server, f"/v1/jobs/{job_id}")
         (tmp_path / "go").touch()
         wait_until(lambda: "the end of an attempt cannot be recorded yet" in server.log, 30)

@@ -12,11 +12,12 @@ import httpx
 
 from service.testing import Server
 from tests.e2e.rig import serve, submit
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 
 def ready(server: Server) -> tuple[int, dict[str, str]]:
-    with httpx.Client(trust_env=False, timeout=30) as http:
+    with httpx.Client(trust_env=False, verify=NO_TLS, timeout=30) as http:
         answer = http.get(f"{server.url}/readyz?verbose")
     return answer.status_code, answer.json()["checks"]
 
@@ -29,7 +30,7 @@ def test_a_service_that_is_told_to_stop_says_so_before_it_closes(tmp_path: Path)
             server.process.send_signal(signal.SIGTERM)
             status, checks = wait_until(lambda: (told := ready(server))[0] == 503 and told, what="503")
             assert (status, checks["draining"]) == (503, "yes")
-            with httpx.Client(trust_env=False) as http:
+            with httpx.Client(trust_env=False, verify=NO_TLS) as http:
                 assert http.get(f"{server.url}/livez").status_code == 200
             submit(server, "nothing")  # whoever has not looked yet is still served
             began = time.monotonic()
@@ -55,7 +56,7 @@ def test_ready_turns_with_the_queue_and_back(tmp_path: Path) -> None:
         job = submit(server, "hang")
         assert ready(server) == (503, ready(server)[1])
         assert ready(server)[1]["queue"] == "full"
-        with httpx.Client(trust_env=False) as http:
+        with httpx.Client(trust_env=False, verify=NO_TLS) as http:
             assert http.get(f"{server.url}/livez").status_code == 200
             http.post(f"{server.url}/v1/jobs/{job}/cancel")
         wait_until(lambda: ready(server)[0] == 200, 10, "readiness within 10 s of the relief")
@@ -75,7 +76,7 @@ def test_ready_turns_with_the_disk_and_back(tmp_path: Path) -> None:
 def test_alive_looks_at_nothing_outside(tmp_path: Path) -> None:
     with serve(tmp_path) as server:
         server.data_dir.rename(tmp_path / "gone")
-        with httpx.Client(trust_env=False) as http:
+        with httpx.Client(trust_env=False, verify=NO_TLS) as http:
             assert http.get(f"{server.url}/livez").status_code == 200
             assert http.get(f"{server.url}/readyz").status_code == 503
         (tmp_path / "gone").rename(server.data_dir)

@@ -27,6 +27,7 @@ from PIL import Image
 
 from service.client import Client
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.needs import need
 from tests.waiting import wait_until
 
@@ -151,7 +152,7 @@ def nginx(request: pytest.FixtureRequest, tmp_path: Path, free_port: int) -> Ite
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/livez", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/livez", trust_env=False, verify=NO_TLS).status_code == 200
     except httpx.TransportError:
         return False
 

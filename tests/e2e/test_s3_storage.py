@@ -18,6 +18,7 @@ from service.settings import Settings
 from service.testing import Server
 from service.wiring import build
 from tests.e2e.rig import ENDS, call, get, kill, post, running, serve, submit, supervisor
+from tests.http import NO_TLS
 from tests.s3 import SECRET_KEY, Proxy, proxy
 from tests.waiting import wait_until
 
@@ -78,7 +79,7 @@ def test_a_job_lives_its_whole_life(s3, server, bucket, tmp_path):
     made = get(server, artifact_of(document))
     assert (made.content, made.headers["ETag"]) == (b"xxxxx", f'"{document["steps"][0]["artifacts"][0]["sha256"]}"')
     assert get(server, f"/v1/jobs/{job_id}/source").content == b"write out.txt 5"
-    with httpx.Client(trust_env=False) as http:
+    with httpx.Client(trust_env=False, verify=NO_TLS) as http:
         part = http.get(f"{server.url}/v1/jobs/{job_id}/source", headers={"Range": "bytes=6-8"})
     assert (part.status_code, part.content) == (206, b"out")
     folder = server.job_dir(job_id).relative_to(server.data_dir).as_posix()
@@ -157,7 +158,7 @@ def test_a_server_that_fails_and_loses_answers_now_and_then_costs_nothing(s3, se
 
 def test_a_slow_server_makes_uploads_slow_and_nothing_else(server, way):
     way.trouble.gate.clear()
-    with httpx.Client(trust_env=False, timeout=30) as http:
+    with httpx.Client(trust_env=False, verify=NO_TLS, timeout=30) as http:
         assert http.get(f"{server.url}/livez").status_code == 200
         before = len(way.trouble.seen)
         command = [sys.executable, "-c", _UPLOAD, server.url]
@@ -234,14 +235,18 @@ def test_downloads_can_be_redirected_to_signed_addresses(s3, server, tmp_path):
         with (
             serve(tmp_path / "redirecting", **options) as other,
             httpx.Client(
-                base_url=other.url, trust_env=False, headers={"Authorization": f"Bearer {token}"}, timeout=30
+                base_url=other.url,
+                trust_env=False,
+                verify=NO_TLS,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=30,
             ) as http,
             other.client(token=token) as client,
         ):
             href = artifact_of(document)
             told = http.get(href)
             location = httpx.URL(told.headers["Location"])
-            anybody = httpx.get(location, headers={"Range": "bytes=990-"}, trust_env=False)
+            anybody = httpx.get(location, headers={"Range": "bytes=990-"}, trust_env=False, verify=NO_TLS)
             looked = http.head(href)
             tag = looked.headers["ETag"]
             unchanged = http.get(href, headers={"If-None-Match": tag})
@@ -267,7 +272,7 @@ def test_an_api_that_is_killed_while_a_file_arrives_leaves_nothing_that_is_not_s
     with serve(tmp_path / "killed", **settings) as server:
         sent = b"x" * (6 * 2**20)
         url = httpx.URL(server.url)
-        with httpx.Client(trust_env=False, timeout=30) as http:
+        with httpx.Client(trust_env=False, verify=NO_TLS, timeout=30) as http:
 
             def body() -> Iterator[bytes]:
                 yield sent

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.integration.api import accepted, finished
 from tests.needs import need
 from tests.waiting import wait_until
@@ -66,14 +67,14 @@ def _whole(lines: list[str]) -> Iterator[str]:
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     with (
         Server(tmp_path, durability=request.param) as running,
-        httpx.Client(base_url=running.url, trust_env=False) as http,
+        httpx.Client(base_url=running.url, trust_env=False, verify=NO_TLS) as http,
     ):
         finished(http, accepted(http.post("/v1/jobs?pipeline=checksum", content=b"the supervisor is there")))
         yield running
 
 
 def upload(server: Server) -> str:
-    with httpx.Client(base_url=server.url, trust_env=False) as http:
+    with httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http:
         headers = {"Idempotency-Key": "traced"}
         job = accepted(http.post("/v1/jobs?filename=a.txt&pipeline=checksum", content=b"one\n", headers=headers))
         finished(http, job)
@@ -119,7 +120,7 @@ def test_uploads_that_come_together_share_the_disks_commits_and_the_index_transa
     number, rounds = 16, 3
 
     def send() -> None:
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
+        with httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS, timeout=60) as http:
             for _ in range(rounds):
                 accepted(http.post("/v1/jobs?filename=a.txt&pipeline=checksum", content=b"x" * 10_000))
 

@@ -16,6 +16,7 @@ from service.settings import Settings
 from service.testing import Server
 from service.wiring import build
 from tests.e2e.rig import ENDS, serve
+from tests.http import NO_TLS
 from tests.postgres import PASSWORD
 from tests.s3 import SECRET_KEY
 from tests.waiting import wait_until
@@ -43,7 +44,10 @@ def hosts(url, storage, tmp_path_factory) -> Iterator[list[Server]]:
 @pytest.fixture(scope="module")
 def clients(hosts) -> Iterator[list[httpx.Client]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(httpx.Client(base_url=host.url, trust_env=False, timeout=60)) for host in hosts]
+        yield [
+            stack.enter_context(httpx.Client(base_url=host.url, trust_env=False, verify=NO_TLS, timeout=60))
+            for host in hosts
+        ]
 
 
 def submit(client: httpx.Client, orders: str) -> str:
@@ -128,7 +132,10 @@ def test_what_one_host_knows_of_tokens_links_and_webhooks_the_other_does(hosts, 
 
     made = clients[0].post("/v1/links", json={"upload": {"filename": "a.txt"}}).json()
     path = httpx.URL(made["url"]).raw_path.decode()
-    sent = [httpx.put(host.url + path, content=b"nothing", trust_env=False, timeout=60) for host in hosts[::-1]]
+    sent = [
+        httpx.put(host.url + path, content=b"nothing", trust_env=False, verify=NO_TLS, timeout=60)
+        for host in hosts[::-1]
+    ]
     assert [answer.status_code for answer in sent] == [202, 403], sent[1].text
     assert sent[1].json()["code"] == "link-used"
     services.tokens.change(kept.id, lambda token: token.revoked(utc_now()))

@@ -20,6 +20,7 @@ import pytest
 from service.testing import Server
 from tests.e2e.rig import ended, get, leftovers, post, processes, running, serve, submit, supervisor, tidy
 from tests.faults.power import LoopDisk
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 STEP = 4096
@@ -203,7 +204,7 @@ def test_a_service_without_descriptors(tmp_path: Path) -> None:
         ended(server, submit(server, "nothing"))
         api = psutil.Process(processes(server).api[0])
         limits = api.rlimit(psutil.RLIMIT_NOFILE)
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as http:
+        with httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS, timeout=20) as http:
             assert http.get("/livez").status_code == 200  # its connection is there, and stays
             api.rlimit(psutil.RLIMIT_NOFILE, (next_descriptor(api), limits[1]))
             answer = http.post("/v1/jobs?filename=a.txt", content=b"nothing")

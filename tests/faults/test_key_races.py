@@ -20,6 +20,7 @@ import pytest
 
 from service.testing import Server
 from tests.e2e.rig import gone, leftovers, serve
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 CLIENTS: Final = 5
@@ -51,7 +52,7 @@ class Race:
 
     def reuse(self) -> None:
         """Send another payload with each key."""
-        with httpx.Client(base_url=self.server.url, trust_env=False, timeout=30) as http:
+        with httpx.Client(base_url=self.server.url, trust_env=False, verify=NO_TLS, timeout=30) as http:
             for key in self.ids:
                 answer = http.post("/v1/jobs", content=b"nothing else", headers={"Idempotency-Key": f'"{key}"'})
                 self._count(f"another payload: {answer.status_code} {answer.json().get('code')}")
@@ -61,7 +62,7 @@ class Race:
         give_up = time.monotonic() + 120
         while time.monotonic() < give_up:
             try:
-                with httpx.Client(base_url=self.server.url, trust_env=False, timeout=30) as http:
+                with httpx.Client(base_url=self.server.url, trust_env=False, verify=NO_TLS, timeout=30) as http:
                     answer = http.post(
                         "/v1/jobs", content=b"nothing " + key.encode(), headers={"Idempotency-Key": f'"{key}"'}
                     )

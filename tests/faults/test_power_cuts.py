@@ -31,6 +31,7 @@ from service.jobs.record import decode
 from service.testing import Server
 from tests.e2e.rig import SETTINGS, leftovers
 from tests.faults.power import LoopDisk
+from tests.http import NO_TLS
 from tests.waiting import find_free_port, wait_until
 
 
@@ -78,7 +79,7 @@ class Rig:
         before = set(self.promised)
         supervisor = self._hold_supervisor() if idle else None
         self._start()
-        with httpx.Client(base_url=self._url, trust_env=False, timeout=20) as http:
+        with httpx.Client(base_url=self._url, trust_env=False, verify=NO_TLS, timeout=20) as http:
             if idle:
                 for number in range(chance.randint(1, 3)):
                     self._upload(http, chance.randbytes(chance.choice([10, 5000, 70_000])), f"{number}.bin")
@@ -119,7 +120,7 @@ class Rig:
 
         def answers() -> bool:
             try:
-                return httpx.get(f"{self._url}/livez", trust_env=False).status_code == 200
+                return httpx.get(f"{self._url}/livez", trust_env=False, verify=NO_TLS).status_code == 200
             except httpx.TransportError:
                 return False
 
@@ -145,7 +146,7 @@ class Rig:
 
         def client(seed: float) -> None:
             own = random.Random(seed)
-            with httpx.Client(base_url=self._url, trust_env=False, timeout=20) as http:
+            with httpx.Client(base_url=self._url, trust_env=False, verify=NO_TLS, timeout=20) as http:
                 while self._upload(http, own.randbytes(own.choice([10, 5000, 70_000, 200_000])), "busy.bin"):
                     pass
 

@@ -20,6 +20,7 @@ import pytest
 
 from service.testing import Server
 from tests.e2e.rig import ENDS, kill, leftovers, post, processes, serve
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 SETTINGS: Final[dict[str, Any]] = {"slots": 3, "retry_cap": "200ms", "log_format": "json", "queue_limit": 100_000}
@@ -107,7 +108,7 @@ def deaths(folder: Path, kills: int, capsys: pytest.CaptureFixture[str]) -> None
             load.join()
         pending = server.data_dir / "pending"
         wait_until(lambda: not list(pending.iterdir()), 180, "an empty queue")
-        with httpx.Client(base_url=server.url, trust_env=False) as http:
+        with httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http:
             assert http.get("/readyz").status_code == 200
         records = {job_id: server.record(job_id) for job_id in load.jobs}
         told = effects(server.log)

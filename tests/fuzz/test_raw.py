@@ -21,6 +21,7 @@ import pytest
 
 from service.testing import Server
 from tests.fuzz.mutations import SEEDS, requests
+from tests.http import NO_TLS
 from tests.integration.api import accepted
 from tests.waiting import wait_until
 
@@ -72,7 +73,7 @@ async def fire(url: str, sent: Iterable[bytes], *, patience: float, at_once: int
 
 def counted(server: Server) -> Counter[int]:
     """Return how often the server has answered with each status, whether or not anybody waited for it."""
-    text = httpx.get(f"{server.url}/metrics", trust_env=False, timeout=30).text
+    text = httpx.get(f"{server.url}/metrics", trust_env=False, verify=NO_TLS, timeout=30).text
     found: Counter[int] = Counter()
     for status, number in COUNTED.findall(text):
         found[int(status)] += int(float(number))
@@ -106,7 +107,11 @@ def fuzz(server: Server, seed: int, count: int, *, patience: float) -> str:
     grown = api.memory_info().rss - memory
     assert grown <= 50 * MIB, f"memory has grown by {grown / MIB:.0f} MiB"
     assert len(statuses) >= 5, statuses
-    accepted(httpx.post(f"{server.url}/v1/jobs?pipeline=checksum", content=b"fine\n", trust_env=False, timeout=30))
+    accepted(
+        httpx.post(
+            f"{server.url}/v1/jobs?pipeline=checksum", content=b"fine\n", trust_env=False, verify=NO_TLS, timeout=30
+        )
+    )
     shown = ", ".join(f"{status}: {number}" for status, number in sorted(statuses.items()))
     figures = f"memory {grown / MIB:+.1f} MiB, {api.num_fds()} descriptors open ({descriptors} before)"
     return f"seed {seed}: {count} requests in {took:.0f} s, {figures}; answers {shown}"

@@ -12,6 +12,7 @@ import pytest
 
 from service.testing import Server
 from tests.hostile.images import SMALL
+from tests.http import NO_TLS
 from tests.waiting import wait_until
 
 # fmt: off
@@ -60,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_no_name_does_harm(server: Server) -> None:
-    with httpx.Client(base_url=server.url, trust_env=False) as http:
+    with httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http:
         before = {path.name for path in server.folder.iterdir()}
         taken, shown = 0, {}
         for number, name in enumerate(NAMES):
@@ -108,7 +109,7 @@ CLAIMS = [None, "text/html", "image/svg+xml"]
 
 
 def test_nothing_is_served_as_what_a_browser_would_run(server: Server) -> None:
-    with server.client() as client, httpx.Client(base_url=server.url, trust_env=False) as http:
+    with server.client() as client, httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http:
         jobs = []
         for claim, (name, data) in itertools.product(CLAIMS, ACTIVE.items()):
             headers = {"content-type": claim} if claim else {}

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from service.testing import Server
+from tests.http import NO_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,4 +49,4 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 def client(server: Server) -> httpx.Client:
     """Return a client of a server, deaf to the environment's proxies."""
-    return httpx.Client(base_url=server.url, timeout=30, trust_env=False)
+    return httpx.Client(base_url=server.url, timeout=30, trust_env=False, verify=NO_TLS)

@@ -12,6 +12,7 @@ import pytest
 
 from service.ids import new_id
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.integration.api import accepted, finished, holding, problem, reached, submit
 from tests.integration.conftest import CONTROLLED
 from tests.integration.traces import nothing_left
@@ -53,7 +54,7 @@ class Guarded:
         return self.with_headers(Authorization=f"Bearer {self.server.token(*scopes)}")
 
     def with_headers(self, **headers: str) -> httpx.Client:
-        made = httpx.Client(base_url=self.server.url, timeout=30, trust_env=False, headers=headers)
+        made = httpx.Client(base_url=self.server.url, timeout=30, trust_env=False, verify=NO_TLS, headers=headers)
         self._clients.append(made)
         return made
 
@@ -389,7 +390,10 @@ def guesses(guarded: Guarded, hers: dict[str, str], count: int) -> None:
 
 
 def test_the_first_token_closes_a_running_service_and_a_revoked_one_opens_it_not(tmp_path: Path):
-    with Server(tmp_path, **CONTROLLED) as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+    with (
+        Server(tmp_path, **CONTROLLED) as server,
+        httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http,
+    ):
         assert "there is no token" in server.log
         old = submit(http)
         assert http.get("/readyz?verbose").status_code == 200
@@ -419,7 +423,7 @@ def revoke(server: Server, token_id: str) -> None:
 
 
 def test_tokens_that_cannot_be_read_close_the_service(tmp_path: Path):
-    with Server(tmp_path) as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+    with Server(tmp_path) as server, httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http:
         folder = server.data_dir / "access" / "tokens"
         folder.rmdir()
         folder.write_text("no folder")
@@ -437,7 +441,7 @@ def test_beyond_this_machine_a_start_without_tokens_is_refused(tmp_path: Path):
 def test_beyond_this_machine_it_starts_with_a_token_or_when_told_to(tmp_path: Path, settings: dict[str, Any]):
     server = Server(tmp_path, host="0.0.0.0", **settings)
     text = None if settings else server.token("jobs:read")
-    with server, httpx.Client(base_url=server.url, trust_env=False) as http:
+    with server, httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http:
         assert http.get("/v1/jobs").status_code == (401 if text else 200)
         assert http.get("/v1/jobs", headers={"Host": "example.org"}).status_code == (401 if text else 200)
 
@@ -465,7 +469,7 @@ def test_with_a_token_any_name_will_do(guarded: Guarded):
 def test_names_can_be_limited_for_everybody(tmp_path: Path):
     with (
         Server(tmp_path, allowed_hosts="files.example.org, *.example.net", root_path="/in") as server,
-        httpx.Client(base_url=server.url, trust_env=False) as http,
+        httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http,
     ):
         for host in ("files.example.org", "FILES.example.org:443", "a.example.net"):
             assert http.get("/v1/jobs", headers={"Host": host}).status_code == 200

@@ -11,6 +11,7 @@ import pytest
 from service.errors import ConfigError
 from service.settings import Settings
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.integration.api import accepted, finished, problem, submit
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     origins = f"{PAGE}, http://localhost:5173"
     with (
         Server(tmp_path_factory.mktemp("cors"), cors_origins=origins) as server,
-        httpx.Client(base_url=server.url, trust_env=False) as http,
+        httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http,
     ):
         yield http
 
@@ -170,7 +171,7 @@ def test_a_page_of_the_service_itself_uploads_without_a_token(shared: httpx.Clie
 
 
 def test_a_token_is_proof_enough_for_a_page_of_any_origin(tmp_path: Path):
-    with Server(tmp_path) as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+    with Server(tmp_path) as server, httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http:
         foreign = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
         accepted(http.post("/v1/jobs", headers=foreign | {"Authorization": f"Bearer {server.token()}"}, **FORM))
         problem(http.post("/v1/jobs", headers=foreign, **FORM), 401, "unauthorized")

@@ -12,6 +12,7 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from tests.e2e.rig import ended, serve
+from tests.http import NO_TLS
 from tests.integration.api import problem
 from tests.waiting import find_free_port, wait_until
 
@@ -55,7 +56,7 @@ def test_an_e_mail_arrives_for_a_failed_job_whatever_its_file_is_called(mailbox,
     with serve(tmp_path, **settings) as server:
         form = {"notify_email": "me@example.org", "notify_on": "failure"}
         name = 'a"\r\nBcc: evil@example.com\r\n\r\n=?utf-8?q?=0ABcc:_evil@example.com?=".txt'
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http:
+        with httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS, timeout=30) as http:
             answer = http.post("/v1/jobs", files={"file": (name, b"reject")}, data=form)
             assert answer.status_code == 202, answer.text
             ended(server, answer.json()["id"])

@@ -9,6 +9,7 @@ import pytest
 
 from tests.authority import Authority
 from tests.e2e.rig import ended, serve
+from tests.http import NO_TLS
 from tests.postfix import Postfix, postfix
 from tests.waiting import wait_until
 
@@ -73,7 +74,7 @@ def test_mail_of_a_failed_job_arrives_and_a_file_name_changes_no_header(
 ) -> None:
     with (
         sending(tmp_path, mail, authority) as server,
-        httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http,
+        httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS, timeout=30) as http,
     ):
         job_id = fail(server, http, HOSTILE, "me@example.org")
         assert tried(http, job_id)["state"] == "delivered", mail.log
@@ -99,7 +100,7 @@ def test_a_server_that_nobody_vouches_for_gets_nothing(tmp_path: Path, mail: Pos
     before = len(mail.mail("ops"))
     with (
         sending(tmp_path / "server", mail, stranger) as server,
-        httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http,
+        httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS, timeout=30) as http,
     ):
         delivery = tried(http, fail(server, http, "a.txt", "ops@example.org"))
         assert delivery["state"] == "waiting"

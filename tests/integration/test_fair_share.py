@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.integration.api import finished, go_on, holding, submit
 from tests.integration.conftest import CONTROLLED
 
@@ -19,7 +20,7 @@ def test_ten_to_one_the_few_start_within_twice_their_turn(tmp_path: Path):
         clients = []
         for name in ("flood", "few"):
             token = {"Authorization": f"Bearer {server.token('jobs:write', 'jobs:read', name=name)}"}
-            clients.append(httpx.Client(base_url=server.url, timeout=30, trust_env=False, headers=token))
+            clients.append(httpx.Client(base_url=server.url, timeout=30, trust_env=False, verify=NO_TLS, headers=token))
         flood, few = clients
         with flood, few:
             first = holding(flood)  # nothing else starts until all have come

@@ -13,6 +13,7 @@ import pytest
 from service.access.links import FileLinks, Link, signed, verify
 from service.errors import Forbidden
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.integration.api import accepted, finished, problem, submit
 from tests.integration.conftest import CONTROLLED
 from tests.integration.test_access import Guarded, revoke
@@ -241,7 +242,7 @@ def test_no_signature_is_in_the_log_and_the_key_is_private(guarded: Guarded):
 
 def test_links_are_built_from_the_settings_and_outlive_a_restart(tmp_path: Path):
     settings = {"public_url": "https://files.example.org", "root_path": "/in"}
-    with Server(tmp_path, **CONTROLLED, **settings) as server, httpx.Client(trust_env=False) as http:
+    with Server(tmp_path, **CONTROLLED, **settings) as server, httpx.Client(trust_env=False, verify=NO_TLS) as http:
         job = finished_under(http, server)
         answer = http.post(
             f"{server.url}/v1/links", json={"download": job["links"]["source"]}, headers={"Host": "localhost"}

@@ -11,6 +11,7 @@ import pytest
 from service.access.file_store import FileTokenStore
 from service.access.model import id_of
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.integration.api import accepted, finished, go_on, holding, problem, submit
 from tests.integration.conftest import CONTROLLED
 from tests.integration.traces import nothing_left
@@ -43,7 +44,11 @@ def open_client(server: Server) -> Iterator[Any]:
     opened = []
 
     def make(**quotas: int) -> httpx.Client:
-        opened.append(httpx.Client(base_url=server.url, timeout=30, trust_env=False, headers=bearer(server, **quotas)))
+        opened.append(
+            httpx.Client(
+                base_url=server.url, timeout=30, trust_env=False, verify=NO_TLS, headers=bearer(server, **quotas)
+            )
+        )
         return opened[-1]
 
     yield make
@@ -138,7 +143,7 @@ def test_a_token_is_told_what_it_may_use_and_has_used(server: Server, open_clien
 def test_what_was_used_outlives_a_restart(tmp_path: Path):
     with Server(tmp_path, quota_jobs=1) as server:
         head = bearer(server)
-        with httpx.Client(trust_env=False, headers=head) as one:
+        with httpx.Client(trust_env=False, verify=NO_TLS, headers=head) as one:
             assert one.post(f"{server.url}/v1/jobs", content=b"x").status_code == 202
             server.kill()
             server.start()
@@ -146,7 +151,10 @@ def test_what_was_used_outlives_a_restart(tmp_path: Path):
 
 
 def test_requests_are_counted_and_told_and_too_many_are_refused(tmp_path: Path):
-    with Server(tmp_path, rate_limit="5/hour") as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+    with (
+        Server(tmp_path, rate_limit="5/hour") as server,
+        httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http,
+    ):
         for left in (4, 3, 2, 1, 0):
             answer = http.get("/v1/jobs" if left else "/v1/jobs/not-there")
             assert answer.headers["RateLimit-Policy"] == '"requests";q=5;w=3600'

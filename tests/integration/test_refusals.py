@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.integration.api import accepted, finished, holding, problem, sha256, submit
 from tests.integration.conftest import CONTROLLED, client
 from tests.integration.curl import curl
@@ -369,8 +370,12 @@ def test_a_disk_down_to_its_reserve_refuses_before_the_first_byte(tmp_path: Path
             problem(sent.answer, 507, "storage-full")
             assert sent.uploaded == 0
             assert sent.answer.headers["Retry-After"] == "60"
-            problem(httpx.post(f"{server.url}/v1/jobs", content=pieces(2**17), trust_env=False), 507, "storage-full")
-        ready = httpx.get(f"{server.url}/readyz?verbose", trust_env=False)
+            problem(
+                httpx.post(f"{server.url}/v1/jobs", content=pieces(2**17), trust_env=False, verify=NO_TLS),
+                507,
+                "storage-full",
+            )
+        ready = httpx.get(f"{server.url}/readyz?verbose", trust_env=False, verify=NO_TLS)
         assert (ready.status_code, ready.json()["checks"]["disk"]) == (503, "free space is down to the reserve")
 
 

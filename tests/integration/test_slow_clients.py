@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from service.testing import Server
+from tests.http import NO_TLS
 from tests.integration.api import accepted, problem, submit
 from tests.integration.traces import nothing_left, traces
 from tests.integration.wire import BOUNDARY, Wire, form, part
@@ -40,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def client(server: Server) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=30, trust_env=False)
+    return httpx.Client(base_url=server.url, timeout=30, trust_env=False, verify=NO_TLS)
 
 
 def peers(server: Server) -> list[int]:
@@ -178,7 +179,7 @@ def test_when_all_are_at_work_a_newcomer_is_told_so(server: Server):
                 problem(answer, 503, "too-many-connections")
                 assert answer.headers["Retry-After"] == "5"
             busy.pop().socket.close()
-            wait_until(lambda: httpx.get(f"{server.url}/livez", trust_env=False).status_code == 200)
+            wait_until(lambda: httpx.get(f"{server.url}/livez", trust_env=False, verify=NO_TLS).status_code == 200)
         finally:
             for wire in busy:
                 wire.socket.close()
@@ -247,7 +248,11 @@ def attacked(server: Server, crowd: Crowd, *, within: float) -> tuple[float, flo
     took: list[float] = []
     peak, cut, stepped = 0, 0.0, 0.0
     healthy = httpx.Client(
-        base_url=server.url, timeout=30, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        base_url=server.url,
+        timeout=30,
+        trust_env=False,
+        verify=NO_TLS,
+        limits=httpx.Limits(max_keepalive_connections=0),
     )
     while not cut or len(took) < 100:
         at = time.monotonic()

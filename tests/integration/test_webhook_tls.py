@@ -9,6 +9,7 @@ import pytest
 
 from tests.authority import Authority
 from tests.e2e.rig import ended, serve, submit
+from tests.http import NO_TLS
 from tests.receiver import Receiver
 from tests.waiting import wait_until
 
@@ -35,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
 
 def told(server: Server, url: str) -> tuple[str, str, str]:
     """Have a job end; return the secret of an endpoint at ``url``, and the state and detail of the first try to tell it."""
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http:
+    with httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS, timeout=30) as http:
         made = http.post("/v1/webhook-endpoints", json={"url": url}).raise_for_status().json()
         job_id = submit(server, "say hello")
         ended(server, job_id)

@@ -12,6 +12,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from service.testing import Server
 from tests.e2e.rig import call, ended, get, post, running, serve, submit
+from tests.http import NO_TLS
 from tests.integration.api import problem
 from tests.receiver import Receiver, status
 from tests.waiting import wait_until
@@ -41,7 +42,9 @@ def intake(server: Server, *arguments: str, code: int = 0) -> str:
 
 def add(server: Server, url: str) -> str:
     """Add a standing endpoint and return its secret."""
-    answer = httpx.post(f"{server.url}/v1/webhook-endpoints", json={"url": url}, trust_env=False, timeout=30)
+    answer = httpx.post(
+        f"{server.url}/v1/webhook-endpoints", json={"url": url}, trust_env=False, verify=NO_TLS, timeout=30
+    )
     assert answer.status_code == 201, answer.text
     return str(answer.json()["secret"])
 
@@ -92,7 +95,9 @@ def asking(tmp_path_factory):
 
 
 def client(server: Server, token: str) -> httpx.Client:
-    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=30)
+    return httpx.Client(
+        base_url=server.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False, verify=NO_TLS, timeout=30
+    )
 
 
 def test_the_command_line_and_the_client_name_who_is_told(asking, receiver, tmp_path):
