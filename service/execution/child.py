@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -37,12 +38,22 @@ def work(channel: socket.socket, registry: Registry) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     workdir = Path(request.workdir)
-    os.nice(_NICE)
+    give_way()
     os.chdir(workdir)  # also where temporary files land, as no other folder can be written
     readable = [Path(request.source["path"]), *(Path(path) for path in request.files()), *map(Path, request.code)]
     level = confine(request.process, readable=readable, writable=workdir)
     wire.send(channel, {"event": "confined", "level": level})
     perform(request, registry, channel)
+
+
+def give_way() -> None:
+    """Lower the priority of this process, and where the kernel weighs sessions against each other, that of its session.
+
+    With Linux's autogroups (sched(7)) the niceness of a process counts within its session alone, and each attempt has its own.
+    """
+    os.nice(_NICE)
+    with suppress(OSError):  # there is no such thing, or others have done so within a tenth of a second
+        Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
 def perform(request: wire.Request, registry: Registry, channel: socket.socket) -> None:
