@@ -1,6 +1,6 @@
 """Waiting for jobs to change: one look at all jobs that are followed, however many follow them.
 
-A store that tells news (``JobStore.heed``) is looked at when it does; any other twenty times a second.
+A store that tells news (``JobStore.heed``) is looked at when it does; any other thirty times a second.
 
 The look compares marks (``JobStore.marks``), which are cheap; a job is read once per change, for all who follow it. The same look
 reads the journal for those who listen to all jobs (``service.feed``).
@@ -23,13 +23,11 @@ from service.jobs.model import Job
 from service.jobs.store import JobStore
 
 log = structlog.get_logger(__name__)
-EVERY: Final = 0.05  #: seconds between two looks, at least
+EVERY: Final = 0.03  #: seconds between two looks, at least
 _SHARE: Final = 9  #: times as long as the last look took, the pause lasts: looking takes a tenth of one core at most
 _SELDOM: Final = 2.0  #: seconds between two looks at a store that tells: its news may be lost
 _SETTLE: Final = 0.01  #: seconds in which news gather before a look
-_WAVE: Final = (
-    32  #: followers that are woken at a time: the first are sent their answers while those of the next are made
-)
+_WAVE: Final = 128  #: followers that are woken at a time; others have their turn, and answers go out, between two waves
 
 InThread = Callable[..., Awaitable[Any]]
 T = TypeVar("T")

@@ -66,7 +66,7 @@ async def get_job(
         )
         headers |= {"Preference-Applied": f"wait={granted}"} if waited else {}
     headers["ETag"] = etag_of(job)
-    reply = job_reply(job, root_path, headers=headers, now=intake.services.clock())
+    reply = job_reply(job, root_path, headers=headers, clock=intake.services.clock)
     if fields.is_fresh(request.headers, job.tag):
         kept = {name: value for name, value in reply.headers.items() if name not in ("content-type", "content-length")}
         return Response(status_code=304, headers=kept)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from service.clock import utc_now
+from service.clock import Clock, utc_now
 from service.jobs.document import job_document as job_document
 from service.jobs.document import json_bytes as json_bytes
 from service.jobs.model import Job
@@ -41,10 +41,10 @@ def job_reply(
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
-    now: datetime | None = None,
+    clock: Clock = utc_now,
 ) -> Response:
     """Return the document of a job with the headers of its state: Retry-After until it is done. Made once, like the document."""
-    waiting = {} if job.done else {"Retry-After": str(patience(job, now or utc_now()))}
+    waiting = {} if job.done else {"Retry-After": str(patience(job, clock()))}
     return _Copy(_reply_of(Same(job), root_path, status, tuple({**waiting, **(headers or {})}.items())))
 
 
