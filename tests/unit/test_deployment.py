@@ -225,7 +225,7 @@ def test_the_image_is_built_from_the_hashed_lock_on_the_oldest_supported_python(
     text = (ROOT / "Dockerfile").read_text()
     assert set(re.findall(r"(?m)^FROM (\S+)", text)) == {"python:3.11-slim"}
     locks = re.findall(r"pip install --require-hashes -r (\S+)", text)
-    assert locks == ["requirements/run.txt", "requirements/build.txt"]
+    assert locks == ["requirements/scaled.txt", "requirements/build.txt"]
     assert re.findall(r"pip install (?!--require-hashes)(.*?)(?: /| \\|\n)", text) == ["--no-deps --no-index"]
 
 
