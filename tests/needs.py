@@ -33,6 +33,7 @@ NEEDS: Final = {
     "rabbitmq-server": "rabbitmq-server",
     "redis-server": "redis-server",
     "strace": "strace",
+    "systemd-analyze": "systemd",
 }
 _PATH: Final = os.pathsep.join(
     [
