@@ -16,6 +16,7 @@ import pytest
 
 #: Name of each need, which is that of its program, and the Debian package that brings it.
 NEEDS: Final = {
+    "caddy": "caddy",
     "clamd": "clamav-daemon",
     "curl": "curl",
     "epmd": "erlang-base",
