@@ -5,8 +5,8 @@ from botocore.exceptions import ClientError
 
 client = botocore.session.get_session().create_client("s3")
 try:
-    client.create_bucket(Bucket="intake")
+    client.head_bucket(Bucket="intake")
 except ClientError as error:
-    if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+    if error.response["Error"]["Code"] != "404":
         raise
-client.head_bucket(Bucket="intake")
+    client.create_bucket(Bucket="intake")

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from service.settings import PREFIX, Settings, parse_size
-from tests.s3 import S3Server
+from tests.s3 import S3Server, proxy
 
 ROOT: Final = Path(__file__).parents[2]
 OURS: Final = ("intake", "api", "worker", "migrate", "bucket")
@@ -289,19 +289,20 @@ def test_secrets_are_new_each_time_and_theirs_alone(secrets: Path, tmp_path: Pat
 
 
 def test_the_bucket_is_made_once(s3: S3Server, secrets: Path) -> None:
-    environment = os.environ | {
-        name: value.replace("/run/secrets", str(secrets)).replace("http://s3:8333", s3.url)
-        for name, value in services()["bucket"]["environment"].items()
-    }
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        environment.pop(name, None)
     program, path = services()["bucket"]["entrypoint"]
     assert program == "python"
     assert granted(services()["bucket"], "configs") == {"make_bucket": path}
     command = [sys.executable, ROOT / compose()["configs"]["make_bucket"]["file"]]
-    for _ in range(2):
-        subprocess.run(command, env=environment, check=True, timeout=60)
-    s3.client.head_bucket(Bucket="intake")
+    with proxy(s3) as way:
+        environment = os.environ | {
+            name: value.replace("/run/secrets", str(secrets)).replace("http://s3:8333", way.url)
+            for name, value in services()["bucket"]["environment"].items()
+        }
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            environment.pop(name, None)
+        for _ in range(2):
+            subprocess.run(command, env=environment, check=True, timeout=60)
+    assert way.trouble.seen == [("HEAD", "/intake"), ("PUT", "/intake"), ("HEAD", "/intake")]
     s3.client.delete_bucket(Bucket="intake")
 
 
