@@ -1,4 +1,5 @@
-# The service on one machine: `docker build -t file-intake .`, then `docker compose up`, or
+# One image for every part of the service, with what RabbitMQ or Redis, PostgreSQL and an S3 server need. Build it with
+# `docker build -t file-intake .`, then `docker compose up`, or for one machine
 #   docker run --read-only --tmpfs /tmp --cap-drop ALL --init -p 127.0.0.1:8000:8000 -v intake:/data --stop-timeout 30 \
 #     -e INTAKE_OPEN=true file-intake
 # Without INTAKE_OPEN it starts once there is a token: docker run --rm -v intake:/data file-intake tokens create NAME
@@ -7,10 +8,10 @@ FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 # The dependencies first: they stay in the layer cache while only the code changes.
-COPY requirements/run.txt requirements/build.txt requirements/
+COPY requirements/scaled.txt requirements/build.txt requirements/
 RUN python -m venv /opt/intake \
  && python -m venv /opt/build \
- && /opt/intake/bin/pip install --require-hashes -r requirements/run.txt \
+ && /opt/intake/bin/pip install --require-hashes -r requirements/scaled.txt \
  && /opt/build/bin/pip install --require-hashes -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY service service

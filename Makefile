@@ -132,11 +132,12 @@ sbom: $(VENV)/.dev ## write the bill of materials of the default install to dist
 	@$(BIN)/cyclonedx-py requirements requirements/run.txt --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json
 
 audit: $(VENV)/.dev ## ask for known vulnerabilities of what is locked; fails where nobody can be asked
-	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements/run.txt
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements/scaled.txt
 
 lock: $(VENV)-lock/.done ## resolve requirements/*.txt anew from pyproject.toml
 	$(LOCK) pyproject.toml -o requirements/run.txt
 	$(LOCK) pyproject.toml --extra celery --extra telemetry --extra postgres --extra s3 --group tests --group checks --group supply -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra celery --extra postgres --extra s3 -c requirements/dev.txt -o requirements/scaled.txt
 	$(LOCK) pyproject.toml --group bench -c requirements/run.txt -o requirements/bench.txt
 	$(LOCK) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	$(LOCK) requirements/lock.in -o requirements/lock.txt

@@ -196,6 +196,19 @@ class Rabbit(Broker):
             self._epmd.kill()
             self._epmd.wait(60)
 
+    def configure(self, text: str) -> None:
+        """Add to its configuration; the last word on a key counts."""
+        with (self.folder / "rabbit.conf").open("a") as file:
+            file.write(text)
+
+    def diagnose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``rabbitmq-diagnostics`` as its own user."""
+        own = Path("/usr/lib/rabbitmq/bin/rabbitmq-diagnostics")
+        command = [str(own) if own.exists() else "rabbitmq-diagnostics", *arguments]
+        return subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=120, check=False, **self._as
+        )
+
     def dead(self) -> int:
         """Return how many messages it has given up."""
         with Connection(self.url) as connection, closing(connection.channel()) as channel:

@@ -16,6 +16,7 @@ import pytest
 
 #: Name of each need, which is that of its program, and the Debian package that brings it.
 NEEDS: Final = {
+    "caddy": "caddy",
     "clamd": "clamav-daemon",
     "curl": "curl",
     "epmd": "erlang-base",
@@ -33,6 +34,7 @@ NEEDS: Final = {
     "rabbitmq-server": "rabbitmq-server",
     "redis-server": "redis-server",
     "strace": "strace",
+    "systemd-analyze": "systemd",
 }
 _PATH: Final = os.pathsep.join(
     [

@@ -196,13 +196,19 @@ def _tell(cli: Cli, findings: list[Finding]) -> int:
 def health(
     cli: Cli,
     timeout: Annotated[float, typer.Option(metavar="N", min=0.1, help="Seconds to wait for the answer.")] = 3,
+    worker: Annotated[
+        bool, typer.Option("--worker", metavar="", help="Ask for an `intake worker` of this machine instead.")
+    ] = False,
     config: ConfigOption = None,
 ) -> int:
     """Ask the service whether it takes uploads.
 
     Exit code 0 if so, else 1: made for the health checks of containers. Without --server or INTAKE_SERVER, it asks
-    the address that `intake serve` listens on with the same settings.
+    the address that `intake serve` listens on with the same settings. A worker has no address: --worker asks over the
+    broker, with the engine local by the lock of the data directory.
     """
+    if worker:
+        return _worker_health(cli, settings_of(config), timeout)
     import urllib.error
     import urllib.request
 
@@ -235,6 +241,26 @@ def settings_of(config: Path | None, **flags: Any) -> Settings:
     from service.settings import Settings
 
     return Settings.load(config, **flags)
+
+
+def _worker_health(cli: Cli, settings: Settings, timeout: float) -> int:
+    from service.durable import is_locked
+    from service.engine import build_worker
+    from service.engines.dispatch import BrokerAway
+
+    try:
+        if settings.engine == "celery":
+            is_there = build_worker(settings).answers(timeout)
+        else:
+            is_there = is_locked(settings.data_dir.resolve() / "engine" / "supervisor.lock")
+    except BrokerAway as error:
+        cli.error(f"the broker does not answer: {error}")
+        return Code.ERROR
+    if is_there:
+        cli.say("runs")
+        return Code.OK
+    cli.error("no worker answers here")
+    return Code.ERROR
 
 
 def _own_address(settings: Settings) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,25 @@ def test_a_queue_that_was_emptied_loses_no_job(broker, server):
     broker.empty()
     with worker(server):
         succeeded(server, *ids)
+
+
+def test_a_worker_says_over_the_broker_that_it_is_there(broker, server):
+    assert (health(server).returncode, health(server).stderr) == (1, "error: no worker answers here\n")
+    with worker(server) as process:
+        wait_until(lambda: health(server).returncode == 0, LONG, "the worker's answer")
+        with broker.away():
+            assert "the broker does not answer" in health(server).stderr
+            assert process.poll() is None
+        wait_until(lambda: health(server).returncode == 0, LONG, "the worker's answer")
+    assert health(server).returncode == 1
+
+
+def health(server: Server) -> subprocess.CompletedProcess[str]:
+    """Ask as the health check of a worker's container does."""
+    command = [sys.executable, "-P", "-m", "service.cli", "health", "--worker", "--timeout", "2"]
+    return subprocess.run(
+        command, env=server.environment(), capture_output=True, text=True, timeout=60, check=False, cwd=server.folder
+    )
 
 
 def test_the_jobs_of_a_worker_that_was_killed_run_again(broker, server):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from service.testing import Server
-from tests.e2e.rig import running, serve
+from tests.e2e.rig import running, serve, supervisor
 from tests.waiting import wait_until
 
 INTAKE = [sys.executable, "-m", "service.cli"]
@@ -319,6 +319,14 @@ def test_a_reader_that_has_seen_enough_is_no_error(intake: Shell) -> None:
 
 
 # Running the service
+
+
+def test_the_health_check_of_a_worker_looks_whether_somebody_holds_the_data_directory(
+    server: Server, alone: Shell, tmp_path: Path
+) -> None:
+    supervisor(server)
+    alone("health", "--worker", env={"INTAKE_DATA_DIR": str(server.data_dir)})
+    alone("health", "--worker", env={"INTAKE_DATA_DIR": str(tmp_path)}, code=1)
 
 
 def test_the_health_check_asks_the_address_that_serve_listens_on(server: Server, alone: Shell, free_port: int) -> None:

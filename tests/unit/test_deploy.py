@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
-from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,70 @@ def test_prometheus_finds_nothing_to_say_against_the_figures() -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
-def test_the_unit_starts_the_service_with_settings_that_exist() -> None:
-    unit = ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(ROOT / "systemd" / "intake.service")
-    service = unit["Service"]
-    assert service["ExecStart"].endswith("/bin/intake serve --ready off")
-    named = re.findall(rf"{PREFIX}(\w+)=", service["Environment"])
-    assert named
-    assert {name.lower() for name in named} <= Settings.model_fields.keys()
-    drain = Settings.load().drain.total_seconds()
-    assert int(service["TimeoutStopSec"]) >= 2 * drain + 20
+UNITS = sorted(path.name for path in (ROOT / "systemd").glob("*.service"))
+
+
+def unit(name: str) -> dict[str, list[str]]:
+    """Return what the section Service of a unit says, each key with all its values."""
+    found: dict[str, list[str]] = {}
+    (section,) = re.findall(r"(?ms)^\[Service\]\n(.*?)(?=^\[|\Z)", (ROOT / "systemd" / name).read_text())
+    for key, value in re.findall(r"(?m)^(\w+)=(.*)$", section):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_starts_what_the_program_knows_with_settings_that_exist(name: str) -> None:
+    service = unit(name)
+    program, *words = service["ExecStart"][0].split()
+    assert program == "/opt/file-intake/bin/intake"
+    command = [sys.executable, "-m", "service.cli", *words, "--help"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0, answer.stderr
+    given = dict(word.split("=", 1) for line in service["Environment"] for word in line.split())
+    assert given
+    assert {variable.removeprefix(PREFIX).lower() for variable in given} <= Settings.model_fields.keys()
+    handed = {line.partition(":")[0] for line in service.get("LoadCredential", [])}
+    assert handed == {value.removeprefix("%d/") for value in given.values() if value.startswith("%d/")}
+    assert given.get("INTAKE_DATA_DIR", service["WorkingDirectory"][0]).startswith(service["WorkingDirectory"][0])
+    assert service["WorkingDirectory"] == [f"/var/lib/{service['StateDirectory'][0]}"]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_waits_until_all_is_drained(name: str) -> None:
+    if unit(name).get("Type") != ["oneshot"]:
+        assert int(unit(name)["TimeoutStopSec"][0]) >= 2 * Settings.load().drain.total_seconds() + 20
+        assert unit(name)["KillMode"] == ["mixed"]
+
+
+def test_the_parts_of_the_scaled_service_start_after_the_migration() -> None:
+    for name in ("intake-api.service", "intake-worker.service"):
+        text = (ROOT / "systemd" / name).read_text()
+        assert re.search(r"(?m)^Requires=intake-migrate.service$", text)
+        assert re.search(r"(?m)^After=.*\bintake-migrate.service$", text)
+        assert "INTAKE_ENGINE=celery" in text
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_systemd_finds_nothing_to_say_against_the_units(tmp_path: Path) -> None:
+    system = tmp_path / "usr/lib/systemd/system"
+    system.mkdir(parents=True)
+    for path in (Path("/usr/lib/systemd/system").glob("*.target"), (ROOT / "systemd").glob("*.service")):
+        for file in path:
+            shutil.copy(file, system)
+    program = tmp_path / "opt/file-intake/bin/intake"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    command = [need("systemd-analyze"), "verify", f"--root={tmp_path}", *UNITS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.needs("systemd-analyze")
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_leaves_little_open(name: str) -> None:
+    """The threshold is in tenths: of what systemd counts as exposure, the network is most of what is left."""
+    command = [need("systemd-analyze"), "security", "--offline=yes", "--threshold=35", str(ROOT / "systemd" / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -29,14 +29,54 @@ ROOT = Path(__file__).parents[2]
 _STRINGS = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
 _DURATION = {"type": "string", "pattern": r"^(\d+(us|ms|s|m|h))+$"}
 _BYTES = {"type": "string", "pattern": r"^\d+(b|k|kb|m|mb|g|gb)$"}
-_HEALTH_TEST = {"type": "array", "prefixItems": [{"enum": ["CMD"]}], "items": {"type": "string"}, "minItems": 2}
+_HEALTH_TEST = {
+    "type": "array",
+    "prefixItems": [{"enum": ["CMD", "CMD-SHELL"]}],
+    "items": {"type": "string"},
+    "minItems": 2,
+}
 _SCALARS = {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
+_WORDS = {"type": "array", "items": {"type": "string"}}
+_FILES = {  # of configs and secrets, at the top
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "required": ["file"],
+        "additionalProperties": False,
+        "properties": {"file": {"type": "string"}},
+    },
+}
+_GRANTS = {  # of configs and secrets, in a service
+    "type": "array",
+    "items": {
+        "oneOf": [
+            {"type": "string"},
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {"source": {"type": "string"}, "target": {"type": "string"}},
+            },
+        ]
+    },
+    "uniqueItems": True,
+}
 _COMPOSE = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
     "required": ["services"],
     "additionalProperties": False,
+    "patternProperties": {"^x-": {}},
     "properties": {
+        "configs": _FILES,
+        "secrets": _FILES,
+        "networks": {
+            "type": "object",
+            "additionalProperties": {
+                "type": ["object", "null"],
+                "additionalProperties": False,
+                "properties": {"internal": {"type": "boolean"}},
+            },
+        },
         "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
         "services": {"type": "object", "additionalProperties": {"$ref": "#/$defs/service"}},
         "volumes": {"type": "object", "additionalProperties": {"type": ["object", "null"], "maxProperties": 0}},
@@ -48,8 +88,31 @@ _COMPOSE = {
             "additionalProperties": False,
             "properties": {
                 "build": {"type": "string"},
+                "cap_add": _STRINGS,
                 "cap_drop": _STRINGS,
-                "command": {"type": "array", "items": {"type": "string"}},
+                "command": _WORDS,
+                "configs": _GRANTS,
+                "cpus": {"type": ["number", "string"]},
+                "depends_on": {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "object",
+                        "required": ["condition"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "condition": {
+                                "enum": ["service_started", "service_healthy", "service_completed_successfully"]
+                            },
+                            "required": {"type": "boolean"},
+                        },
+                    },
+                },
+                "deploy": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"replicas": {"type": "integer"}},
+                },
+                "entrypoint": _WORDS,
                 "environment": _SCALARS,
                 "healthcheck": {
                     "type": "object",
@@ -63,6 +126,7 @@ _COMPOSE = {
                         "retries": {"type": "integer", "minimum": 1},
                     },
                 },
+                "hostname": {"type": "string"},
                 "image": {"type": "string"},
                 "init": {"type": "boolean"},
                 "logging": {
@@ -71,11 +135,15 @@ _COMPOSE = {
                     "properties": {"driver": {"type": "string"}, "options": _SCALARS},
                 },
                 "mem_limit": _BYTES,
+                "networks": _STRINGS,
                 "pids_limit": {"type": "integer", "minimum": 1},
                 "ports": _STRINGS,
+                "profiles": _STRINGS,
                 "read_only": {"type": "boolean"},
                 "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
+                "secrets": _GRANTS,
                 "security_opt": _STRINGS,
+                "shm_size": _BYTES,
                 "stop_grace_period": _DURATION,
                 "tmpfs": _STRINGS,
                 "ulimits": {
@@ -147,7 +215,10 @@ def test_compose_file_follows_the_specification() -> None:
 
 def test_compose_mounts_only_volumes_it_declares_and_the_data_goes_to_one() -> None:
     targets = dict(reversed(volume.split(":")) for volume in _intake()["volumes"])
-    assert set(targets.values()) == set(_compose()["volumes"])
+    used = [
+        volume.split(":")[0] for service in _compose()["services"].values() for volume in service.get("volumes", [])
+    ]
+    assert sorted(used) == sorted(_compose()["volumes"])
     assert targets[_argument("VOLUME")] == "data"
 
 
@@ -225,7 +296,7 @@ def test_the_image_is_built_from_the_hashed_lock_on_the_oldest_supported_python(
     text = (ROOT / "Dockerfile").read_text()
     assert set(re.findall(r"(?m)^FROM (\S+)", text)) == {"python:3.11-slim"}
     locks = re.findall(r"pip install --require-hashes -r (\S+)", text)
-    assert locks == ["requirements/run.txt", "requirements/build.txt"]
+    assert locks == ["requirements/scaled.txt", "requirements/build.txt"]
     assert re.findall(r"pip install (?!--require-hashes)(.*?)(?: /| \\|\n)", text) == ["--no-deps --no-index"]
 
 

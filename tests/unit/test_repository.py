@@ -18,7 +18,7 @@ from tests.needs import NEEDS, need
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 320
 _PACKAGES = ("service", "processors")
-LOCKS = ("run", "dev", "build", "lock")
+LOCKS = ("run", "scaled", "dev", "build", "lock")
 
 
 @cache
@@ -60,6 +60,10 @@ def _wanted() -> list[tuple[str, Requirement]]:
     project, groups = _pyproject()["project"], _pyproject()["dependency-groups"]
     direct = {
         "run": project["dependencies"],
+        "scaled": [
+            *project["dependencies"],
+            *(line for extra in ("celery", "postgres", "s3") for line in project["optional-dependencies"][extra]),
+        ],
         "dev": [
             *project["dependencies"],
             *groups["tests"],
@@ -140,13 +144,17 @@ def test_locks_satisfy_what_the_project_asks_for(lock: str, requirement: Require
     )
 
 
-@pytest.mark.parametrize("smaller", ["run", "build"])
+@pytest.mark.parametrize("smaller", ["run", "scaled", "build"])
 def test_locks_agree_on_what_they_share(smaller: str) -> None:
     here, there = _locked(smaller), _locked("dev")
     assert {name: _version(here[name][0]) for name in here if name in there} == {
         name: _version(there[name][0]) for name in here if name in there
     }
-    assert smaller != "run" or set(here) <= set(there)
+    assert smaller == "build" or set(here) <= set(there)
+
+
+def test_the_lock_of_the_image_has_all_that_the_default_install_has() -> None:
+    assert set(_locked("run")) < set(_locked("scaled"))
 
 
 def test_what_is_compared_with_others_is_what_is_run() -> None:

@@ -78,12 +78,12 @@ class Publisher:
         except self._errors as error:
             self.close()
             if fresh or isinstance(error, TimeoutError):
-                raise BrokerAway(_told(error)) from error
+                raise BrokerAway(told(error)) from error
         try:  # the connection was an old one: the broker may just have been started anew
             work(self._connect())
         except self._errors as error:
             self.close()
-            raise BrokerAway(_told(error)) from error
+            raise BrokerAway(told(error)) from error
 
     def _connect(self) -> Producer:
         options = self._app.conf.broker_transport_options | PUBLISHING[self._kind]
@@ -100,6 +100,6 @@ class Publisher:
         return producer
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """Return an error in words; none of them holds the URL."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
