@@ -99,6 +99,23 @@ def test_a_host_that_dies_leaves_its_jobs_to_the_other(hosts, clients, tmp_path)
     assert clients[0].get(f"/v1/jobs/{jobs[0]}").status_code == 200
 
 
+def test_an_idle_host_leaves_the_attempts_of_the_other_alone(hosts, clients, tmp_path):
+    """Also on one machine, where it sees their processes: that they run is no sign that somebody has forgotten them."""
+    gates = [tmp_path / str(number) for number in range(2)]
+    jobs = [submit(clients[0], f"wait {gate}") for gate in gates]
+    wait_until(
+        lambda: all(clients[1].get(f"/v1/jobs/{job_id}").json()["status"] == "running" for job_id in jobs), 90, "jobs"
+    )
+    looks = submit(clients[0], "pause 2")  # meanwhile whoever has a free slot looks at these jobs ten times
+
+    assert ended(clients[1], looks)["status"] == "succeeded"
+    for gate in gates:
+        gate.touch()
+    documents = [ended(clients[0], job_id) for job_id in jobs]
+    assert [(one["status"], one["attempt"]) for one in documents] == [("succeeded", 1)] * 2
+    assert not [host.log for host in hosts if "an orphaned attempt is ended" in host.log]
+
+
 def test_a_third_host_with_its_bytes_at_home_is_refused(hosts, url, storage, tmp_path):
     """So is one with its records at home, and one with other bytes."""
     common = {"data_dir": tmp_path / "third", "durability": "none"}

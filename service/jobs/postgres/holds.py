@@ -25,6 +25,7 @@ insert into holds (name, token, until) values (%s, %s, clock_timestamp() + make_
 on conflict (name) do update set token = excluded.token, until = excluded.until where holds.until <= clock_timestamp()
 returning token
 """
+_TAKEN: Final = "select from holds where name = %s and until > clock_timestamp()"
 _GIVE_BACK: Final = """
 with held as (delete from holds where name = %s and token = %s)
 select exists (select from jobs where id = %s::uuid and due_at <= clock_timestamp())
@@ -54,6 +55,15 @@ class Holds:
     def is_kept(self, token: str) -> bool:
         """Tell whether it has been renewed in time, as far as this process knows."""
         return self._line.is_kept(token)
+
+    def is_anothers(self, name: str) -> bool:
+        """Tell whether another process has it, or may have it, as the server cannot be asked."""
+        if self._line.keeps(name):
+            return False
+        try:
+            return bool(self._database.rows(_TAKEN, [name]))
+        except OSError:
+            return True
 
     def release(self, name: str, token: str, job_id: str | None = None) -> None:
         """Give it back; where that cannot be told to the server, it ends by itself. With a job, tell if that can be run now."""
@@ -112,9 +122,7 @@ class PostgresLead:
     @classmethod
     def is_taken(cls, database: Database) -> bool:
         """Tell whether anybody has it. Raises StoreUnreachable."""
-        return bool(
-            database.rows("select from holds where name = %s and until > clock_timestamp()", [cls._NAME]),
-        )
+        return bool(database.rows(_TAKEN, [cls._NAME]))
 
     def is_held(self) -> bool:
         """Tell whether the server will not have given it to somebody else yet."""
