@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -18,7 +20,7 @@ import pytest
 
 from service.cli.exits import Code
 from service.errors import ConfigError, OutcomeUnknown
-from service.jobs.model import JobStatus
+from service.jobs.model import JobStatus, Reason
 from service.jobs.postgres import schema
 from service.jobs.postgres_store import PostgresJobStore
 from service.jobs.store import JobQuery, Lease, StoreUnreachable
@@ -118,10 +120,33 @@ def test_processes_of_an_attempt_are_ended_by_its_own_runner_and_by_nobody_else_
         assert process.poll() is None
         assert store.evict(job.id) == 1
         assert process.wait(30) < 0
-    with closing(PostgresJobStore(own.url("records"))) as other, attempt_of(lease) as process:
-        lease.release()
-        assert other.evict(job.id) == 1
-        assert process.wait(30) < 0
+
+
+def test_a_runner_that_has_lost_a_lease_loses_the_attempt_and_lives(own, store):
+    """It may have other jobs, and was perhaps just stopped for a while."""
+    job = make_job()
+    store.create(job)
+    runner = f"""
+        import subprocess, sys, time
+        from datetime import timedelta
+        from service.jobs.postgres_store import PostgresJobStore
+        store = PostgresJobStore(sys.argv[1], lease=timedelta(seconds=1))
+        job, lease = store.claim("{job.id}", lambda job: job.claimed(job.created_at))
+        print(subprocess.Popen(["sleep", "600"], pass_fds=[lease.fileno()]).pid, flush=True)
+        time.sleep(600)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(runner), own.url("records")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            attempt = psutil.Process(int(next(line for line in process.stdout if line.strip().isdigit())))
+            process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: store.claim(job.id, lambda job: finish(job, Reason.LOST))[0].status is JobStatus.QUEUED)
+            wait_until(lambda: attempt.status() == psutil.STATUS_ZOMBIE)
+            process.send_signal(signal.SIGCONT)
+            assert process.poll() is None
+        finally:
+            process.kill()
 
 
 @contextmanager
