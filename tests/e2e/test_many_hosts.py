@@ -250,7 +250,7 @@ def run(broker: Broker, records_url: str, s3: S3Server, folder: Path, *, jobs: i
     assert crowd.again, "no death has hit a request"
     return (
         f"{broker.kind}: {len(stored)} jobs, each of 2 APIs and 4 workers killed {rounds} times, {again} attempts lost, "
-        f"{crowd.again} requests sent again, slowest upload {crowd.slowest:.1f} s, {took:.0f} s in all"
+        f"{crowd.again} requests sent again, slowest upload {crowd.slowest:.1f} s, {took:.0f} s until the last had ended"
     )
 
 
