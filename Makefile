@@ -1,5 +1,5 @@
 # `make help` lists what can be asked for. Variables: PYTHON (3.11 or newer), VENV, ARGS (passed on by run, test and soak),
-# WORKERS (test processes), CYCLES (of crash), DEATHS (of notices), JOBS (of brokers), CUTS (of powercut), KILLS (of workers),
+# WORKERS (test processes), CYCLES (of crash), DEATHS (of notices), JOBS (of brokers and hosts), CUTS (of powercut), KILLS (of workers),
 # ZOMBIES, KEYS, SCALE (of slow), ROUNDS and SEED (of fuzz),
 # COVERAGE=1 (measure while testing), COVERED (percent that must be covered then), UPGRADE=1 (let `make lock` choose newer versions).
 
@@ -74,6 +74,10 @@ powercut: $(VENV)/.dev ## cut the power of an ext4 CUTS times and of an XFS two 
 .PHONY: brokers
 brokers: $(VENV)/.dev ## send JOBS=500 jobs through each fault of workers, brokers and messages, on RabbitMQ and Redis (about 30 min)
 	INTAKE_TEST_JOBS=$(or $(JOBS),500) $(BIN)/python -m pytest -m soak -n 0 --timeout 0 tests/e2e/test_broker_soak.py $(ARGS)
+
+.PHONY: hosts
+hosts: $(VENV)/.dev ## send JOBS=2000 jobs to two APIs with four workers that share no folder, and kill each of them again and again
+	INTAKE_TEST_JOBS=$(or $(JOBS),2000) $(BIN)/python -m pytest -m soak -n 0 --timeout 0 tests/e2e/test_many_hosts.py $(ARGS)
 
 .PHONY: workers zombies keys clock
 clock: $(VENV)/.dev ## put the clock of a service forward and back, by 30 s and by a year, and wait for housekeeping each time

@@ -6,24 +6,21 @@ RabbitMQ is a node of its own, with its own cookie, and its own port mapper (epm
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 from kombu import Connection, Exchange, Queue
 from redis import Redis
 
 from service.engines.celery.app import DEAD, TASK, queue_name
 from service.engines.routes import DEFAULT, QUEUES
 from tests.needs import need
+from tests.private import PrivateServer, short_lived
 from tests.waiting import find_free_port, wait_until
 
 PASSWORD: Final = "mq-s3cret"  #: required by both; tests look for it where it must not be
@@ -40,61 +37,29 @@ raft.wal_max_size_bytes = 4000000
 """
 
 
-class Broker:
+class Broker(PrivateServer):
     """A broker's processes; ``pids`` are all of them."""
 
     kind: str
     url: str
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.port = find_free_port()
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, with what it had on disk, and return once it takes connections."""
         raise NotImplementedError
 
-    def spawn(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        with (self.folder / "broker.log").open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-                **options,
-            )
-
     def wait(self) -> None:
         def there() -> bool:
-            assert self._process is not None
-            assert self._process.poll() is None, (self.folder / "broker.log").read_text()[-2000:]
+            assert self.process is not None
+            assert self.process.poll() is None, self.log[-2000:]
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return True
             return False
 
         wait_until(there, _START, f"{self.kind} on port {self.port}")
-
-    def pids(self) -> list[int]:
-        """Return the processes that serve."""
-        assert self._process is not None
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self._process.pid)
-            return [process.pid, *(child.pid for child in process.children(recursive=True))]
-        return []
-
-    def kill(self) -> None:
-        """End it at once (SIGKILL); what it had on disk stays."""
-        if self._process is not None:
-            processes = [psutil.Process(pid) for pid in self.pids()]
-            for process in processes:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            self._process.wait(60)
-            psutil.wait_procs(processes, 60)
-            self._process = None
 
     @contextmanager
     def hung(self) -> Iterator[None]:
@@ -116,7 +81,7 @@ class Broker:
         try:
             yield
         finally:
-            if self._process is None:
+            if self.process is None:
                 self.start()
 
     def close(self) -> None:
@@ -156,14 +121,9 @@ class Rabbit(Broker):
         super().__init__(folder)
         self.url = f"amqp://intake:{PASSWORD}@127.0.0.1:{self.port}//"
         self._epmd: subprocess.Popen[bytes] | None = None
-        self._as: dict[str, Any] = {}
         (folder / "rabbit.conf").write_text(_RABBIT.format(port=self.port, password=PASSWORD))
         (folder / "plugins").write_text("[].")
-        if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            for path in (folder, *folder.iterdir()):
-                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        self.give_to_nobody()
         mapper = find_free_port()
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -186,8 +146,8 @@ class Rabbit(Broker):
     def start(self) -> None:
         if self._epmd is None:
             mapper = [need("epmd"), "-port", self._environment["ERL_EPMD_PORT"], "-address", "127.0.0.1"]
-            self._epmd = self.spawn(mapper, env=self._environment, **self._as)
-        self._process = self.spawn([_rabbitmq_server()], env=self._environment, **self._as)
+            self._epmd = self.spawn(mapper, env=self._environment)
+        self.process = self.spawn([_rabbitmq_server()], env=self._environment)
         self.wait()
 
     def close(self) -> None:
@@ -241,7 +201,7 @@ class RedisServer(Broker):
             need("redis-server"),
             *(str(word) for name, value in settings.items() for word in (f"--{name}", value)),
         ]
-        self._process = self.spawn(command)
+        self.process = self.spawn(command)
         self.wait()
 
     def empty(self) -> None:
@@ -259,15 +219,13 @@ def running(kind: str) -> Iterator[Broker]:
     """Run a broker of its own, in a short-lived folder."""
     for name in NEEDS[kind]:
         need(name)
-    folder = Path(tempfile.mkdtemp(prefix=f"intake-{kind}-"))
-    folder.chmod(0o755)
-    broker = BROKERS[kind](folder)
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    with short_lived(kind) as folder:
+        broker = BROKERS[kind](folder)
+        try:
+            broker.start()
+            yield broker
+        finally:
+            broker.close()
 
 
 def _rabbitmq_server() -> str:

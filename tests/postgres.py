@@ -6,21 +6,16 @@ refuses to be root. It does not sync, which its tests do not need, and which the
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
 import signal
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from tests.needs import need
+from tests.private import PrivateServer, short_lived
 from tests.waiting import find_free_port, wait_until
 
 USER: Final = "intake"
@@ -37,21 +32,15 @@ _SETTINGS: Final = {
 }
 
 
-class PostgresServer:
+class PostgresServer(PrivateServer):
     """One server; ``settings`` are lines of its configuration over those above. Not started yet."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        need("postgres")
-        self.folder = folder
+        super().__init__(folder)
         self.port = find_free_port()
         self.databases: set[str] = set()  #: made by ``create_database``
         self._data = folder / "data"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._as: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        self.give_to_nobody()
         password = folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
@@ -77,8 +66,8 @@ class PostgresServer:
     @property
     def pid(self) -> int:
         """The process id of the server, while it runs."""
-        assert self._process is not None, "it does not run"
-        return self._process.pid
+        assert self.process is not None, "it does not run"
+        return self.process.pid
 
     def url(self, database: str = "postgres") -> str:
         """Return the URL of a database of this server."""
@@ -86,41 +75,21 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it and return once it takes connections."""
-        with (self.folder / "postgres.log").open("ab") as log:
-            command = [need("postgres"), "-D", str(self._data)]
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-                **self._as,
-            )
+        self.process = self.spawn([need("postgres"), "-D", str(self._data)])
         ready = [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         wait_until(
-            lambda: self._process.poll() is not None or subprocess.run(ready, check=False).returncode == 0,
+            lambda: self.process.poll() is not None or subprocess.run(ready, check=False).returncode == 0,
             60,
             "postgres",
         )
-        assert self._process.poll() is None, (self.folder / "postgres.log").read_text()
+        assert self.process.poll() is None, self.log
 
     def stop(self) -> None:
         """End it as an operator does who does not wait for its clients."""
-        self._end(signal.SIGINT)
-
-    def kill(self) -> None:
-        """End all its processes at once (SIGKILL), as a power cut would."""
-        if self._process is not None:
-            with suppress(psutil.NoSuchProcess):
-                for process in [
-                    psutil.Process(self._process.pid),
-                    *psutil.Process(self._process.pid).children(recursive=True),
-                ]:
-                    with suppress(psutil.NoSuchProcess):
-                        process.suspend()
-                        process.kill()
-        self._end(signal.SIGKILL)
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(60)
+            self.process = None
 
     def restart(self) -> None:
         """Stop and start it: every connection breaks."""
@@ -142,16 +111,9 @@ class PostgresServer:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
-    def _end(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
-            self._process.wait(60)
-            self._process = None
-
     def _run(self, name: str, *arguments: object) -> None:
         command = [_program(name), *map(str, arguments)]
-        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, timeout=120, **self._as)
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, timeout=120, **self.as_nobody)
 
 
 def _program(name: str) -> str:
@@ -163,12 +125,10 @@ def _program(name: str) -> str:
 def running(**settings: str) -> Iterator[PostgresServer]:
     """Run a server of its own, in a short-lived folder that ``nobody`` can reach."""
     need("postgres")
-    folder = Path(tempfile.mkdtemp(prefix="intake-pg-"))
-    folder.chmod(0o755)
-    server = PostgresServer(folder, **settings)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+    with short_lived("pg") as folder:
+        server = PostgresServer(folder, **settings)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()

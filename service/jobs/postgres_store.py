@@ -146,7 +146,8 @@ class PostgresJobStore:
         return job, lease
 
     def evict(self, job_id: str) -> int:
-        return evict(job_id)
+        """Kill them, unless another process has the lease: as it renews that it lives, and so does its attempt."""
+        return 0 if self._holds.is_anothers(lease_name(job_id)) else evict(job_id)
 
     def note(self, lease: Lease, job: Job) -> None:
         def work(cursor: Cursor) -> None:

@@ -173,7 +173,10 @@ class JobStore(Protocol):
         """Take the lease and apply ``change``; no lease when somebody holds it or the result is not running."""
 
     def evict(self, job_id: str) -> int:
-        """Kill what attempts of this job have left running on this machine; return how many processes that were."""
+        """Kill what attempts of this job have left running on this machine; return how many processes that were.
+
+        An attempt that is followed by a process that lives is not left: it goes on, unless that process is this one.
+        """
 
     def note(self, lease: Lease, job: Job) -> None:
         """Show the steps and file of ``job`` as the progress of the leased attempt; atomic, never synced, may be lost."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,10 +20,10 @@ import pytest
 
 from service.cli.exits import Code
 from service.errors import ConfigError, OutcomeUnknown
-from service.jobs.model import JobStatus
+from service.jobs.model import JobStatus, Reason
 from service.jobs.postgres import schema
 from service.jobs.postgres_store import PostgresJobStore
-from service.jobs.store import JobQuery, StoreUnreachable
+from service.jobs.store import JobQuery, Lease, StoreUnreachable
 from service.records import build_store
 from service.settings import Settings
 from service.watch import Watch
@@ -103,6 +105,60 @@ def test_a_restart_of_the_server_costs_no_call_and_no_lease(own, store):
     lease.release()
     del heard[:]
     wait_until(lambda: heard or store.update(job.id, lambda job: job.changed()) is None)
+
+
+def test_processes_of_an_attempt_are_ended_by_its_own_runner_and_by_nobody_else_while_that_lives(own, store):
+    """Several runners on one machine see each other's processes, and their leases, which are no leftovers."""
+    job = make_job()
+    store.create(job)
+    _, lease = store.claim(job.id, lambda job: job.claimed(NOON))
+    with closing(PostgresJobStore(own.url("records"))) as other, attempt_of(lease) as process:
+        assert other.evict(job.id) == 0
+        own.stop()
+        assert other.evict(job.id) == 0  # nobody can be asked
+        own.start()
+        assert process.poll() is None
+        assert store.evict(job.id) == 1
+        assert process.wait(30) < 0
+
+
+def test_a_runner_that_has_lost_a_lease_loses_the_attempt_and_lives(own, store):
+    """It may have other jobs, and was perhaps just stopped for a while."""
+    job = make_job()
+    store.create(job)
+    runner = f"""
+        import subprocess, sys, time
+        from datetime import timedelta
+        from service.jobs.postgres_store import PostgresJobStore
+        store = PostgresJobStore(sys.argv[1], lease=timedelta(seconds=1))
+        job, lease = store.claim("{job.id}", lambda job: job.claimed(job.created_at))
+        print(subprocess.Popen(["sleep", "600"], pass_fds=[lease.fileno()]).pid, flush=True)
+        time.sleep(600)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(runner), own.url("records")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            attempt = psutil.Process(int(next(line for line in process.stdout if line.strip().isdigit())))
+            process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: store.claim(job.id, lambda job: finish(job, Reason.LOST))[0].status is JobStatus.QUEUED)
+            wait_until(lambda: attempt.status() == psutil.STATUS_ZOMBIE)
+            process.send_signal(signal.SIGCONT)
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+@contextmanager
+def attempt_of(lease: Lease) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that has the mark of an attempt."""
+    mark = lease.fileno()
+    assert mark is not None
+    with subprocess.Popen(["sleep", "600"], pass_fds=[mark]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_while_the_server_is_away_calls_fail_soon_and_nothing_is_changed(own, store, monkeypatch):

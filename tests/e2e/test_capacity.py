@@ -31,6 +31,7 @@ from service.wiring import build
 from tests.brokers import running as broker_running
 from tests.e2e.deployment import api
 from tests.e2e.rig import processes, serve, worker
+from tests.http import NO_TLS
 from tests.postgres import PostgresServer, running
 from tests.s3 import Proxy, S3Server, proxy
 from tests.waiting import wait_until
@@ -71,7 +72,7 @@ def tree(pid: int) -> list[int]:
 
 
 def send(server: Server, body: bytes, name: str, count: int) -> list[str]:
-    with httpx.Client(trust_env=False, timeout=120) as http, ThreadPoolExecutor(16) as pool:
+    with httpx.Client(trust_env=False, verify=NO_TLS, timeout=120) as http, ThreadPoolExecutor(16) as pool:
 
         def one(_: int) -> str:
             answer = http.post(f"{server.url}/v1/jobs?filename={name}", content=body)
@@ -83,7 +84,7 @@ def send(server: Server, body: bytes, name: str, count: int) -> list[str]:
 
 def all_done(server: Server, ids: list[str]) -> None:
     """Wait for the end of these jobs, asking for few of them: each look is a query that is not the job's."""
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=120) as http:
+    with httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS, timeout=120) as http:
         for job_id in (*ids[::100], *ids[-5:]):
             wait_until(lambda of=job_id: http.get(f"/v1/jobs/{of}?wait=30").json()["done"], 1800, job_id)
 

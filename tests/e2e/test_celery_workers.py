@@ -1,4 +1,4 @@
-"""The engine celery from its upload to its delete, and while workers die, drain, take over and differ."""
+"""Workers of the engine celery while they wait, drain, take over and differ; see ``test_deployments`` for what all engines do."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.testing import Server
 from tests.brokers import PASSWORD, Broker
 from tests.e2e.deployment import LONG, api, document, ended, on, state, succeeded
-from tests.e2e.rig import call, get, gone, kill, processes, reasons, submit, tidy, worker
+from tests.e2e.rig import gone, reasons, submit, tidy, worker
 from tests.e2e.rig import running as at_work
 from tests.http import NO_TLS
 from tests.waiting import wait_until
@@ -26,45 +25,6 @@ def server(broker: Broker, tmp_path: Path) -> Iterator[Server]:
     broker.empty()
     with api(broker, tmp_path) as server:
         yield server
-        assert PASSWORD not in server.log
-
-
-@on("rabbitmq")
-def test_a_job_lives_its_whole_life_with_records_in_a_shared_folder(broker, tmp_path):
-    live(broker, tmp_path)
-
-
-@pytest.mark.needs("postgres")
-def test_a_job_lives_its_whole_life_with_records_in_a_database(broker, tmp_path, records_url):
-    live(broker, tmp_path, records=records_url, data_shared=False)
-
-
-def live(broker: Broker, tmp_path: Path, **where: Any) -> None:
-    """Have jobs uploaded, run, downloaded, canceled, retried and deleted."""
-    broker.empty()
-    with api(broker, tmp_path, **where) as server, worker(server):
-        wait_until(lambda: state(server) == "ok", LONG)
-        job_id = submit(server, "write out.txt 5", **{"labels.case": "life"})
-        succeeded(server, job_id)
-        (artifact,) = document(server, job_id)["steps"][0]["artifacts"]
-        assert len(get(server, artifact["href"]).content) == 5
-        assert get(server, f"/v1/jobs/{job_id}/source").content == b"write out.txt 5"
-
-        waiting = submit(server, f"wait {tmp_path}/never")
-        at_work(server, waiting)
-        assert call(server, "POST", f"/v1/jobs/{waiting}/cancel").status_code in (200, 202)
-        assert ended(server, waiting)["status"] == "canceled"
-        assert call(server, "POST", f"/v1/jobs/{waiting}/retry").status_code == 202
-        at_work(server, waiting, attempt=2)
-        call(server, "POST", f"/v1/jobs/{waiting}/cancel")
-        assert ended(server, waiting)["status"] == "canceled"
-
-        later = ended(server, submit(server, "later 0.1"))
-        assert (later["status"], later["attempt"]) == ("failed", 3)
-
-        assert call(server, "DELETE", f"/v1/jobs/{job_id}").status_code == 204
-        assert get(server, f"/v1/jobs/{job_id}").status_code == 404
-        assert 'intake_jobs_total{status="succeeded"} 1.0' in get(server, "/metrics").text
         assert PASSWORD not in server.log
 
 
@@ -93,20 +53,6 @@ def health(server: Server) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, env=server.environment(), capture_output=True, text=True, timeout=60, check=False, cwd=server.folder
     )
-
-
-def test_the_jobs_of_a_worker_that_was_killed_run_again(broker, server):
-    go = server.folder / "go"
-    with worker(server) as first:
-        job_id = submit(server, f"wait {go}")
-        at_work(server, job_id)
-        kill(*processes(server).zygotes, first.pid)
-        first.wait()
-        with worker(server):
-            at_work(server, job_id, attempt=2, timeout=LONG)
-            go.touch()
-            assert ended(server, job_id)["status"] == "succeeded"
-            assert reasons(server.record(job_id)) == ["lost", "succeeded"]
 
 
 def test_a_worker_drains_and_gives_back_what_does_not_finish(broker, server):

@@ -1,4 +1,4 @@
-"""The whole service with its bytes on an S3 server: what it does with files, and through a server that is away, slow or failing."""
+"""The whole service with its bytes on an S3 server that is away, slow or failing; see ``test_deployments`` for the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from service.errors import ConfigError
 from service.settings import Settings
 from service.testing import Server
 from service.wiring import build
-from tests.e2e.rig import ENDS, call, get, kill, post, running, serve, submit, supervisor
+from tests.e2e.deployment import artifact_of, ended
+from tests.e2e.rig import call, get, post, running, serve, submit
 from tests.http import NO_TLS
 from tests.s3 import SECRET_KEY, Proxy, proxy
 from tests.waiting import wait_until
@@ -50,19 +51,6 @@ def nothing_goes_wrong(way) -> Iterator[None]:
     way.trouble.gate.set()
 
 
-def ended(server: Server, job_id: str, timeout: float = 90) -> dict:
-    def look() -> dict | None:
-        response = get(server, f"/v1/jobs/{job_id}")
-        document = response.json()
-        return document if response.status_code == 200 and document["status"] in ENDS else None
-
-    return wait_until(look, timeout, f"the end of {job_id}")
-
-
-def artifact_of(document: dict) -> str:
-    return next(made["href"] for step in document["steps"] for made in step["artifacts"])
-
-
 def keys(s3, bucket: str) -> list[str]:
     """Return what the bucket has of jobs."""
     return [key.removeprefix(f"{PREFIX}/") for key in s3.keys(bucket) if key != f"{PREFIX}/owner"]
@@ -70,37 +58,6 @@ def keys(s3, bucket: str) -> list[str]:
 
 def of(s3, bucket: str, job_id: str) -> list[str]:
     return [key for key in keys(s3, bucket) if job_id in key]
-
-
-def test_a_job_lives_its_whole_life(s3, server, bucket, tmp_path):
-    job_id = submit(server, "write out.txt 5", **{"labels.case": "life"})
-    document = ended(server, job_id)
-    assert (document["status"], document["attempt"]) == ("succeeded", 1)
-    made = get(server, artifact_of(document))
-    assert (made.content, made.headers["ETag"]) == (b"xxxxx", f'"{document["steps"][0]["artifacts"][0]["sha256"]}"')
-    assert get(server, f"/v1/jobs/{job_id}/source").content == b"write out.txt 5"
-    with httpx.Client(trust_env=False, verify=NO_TLS) as http:
-        part = http.get(f"{server.url}/v1/jobs/{job_id}/source", headers={"Range": "bytes=6-8"})
-    assert (part.status_code, part.content) == (206, b"out")
-    folder = server.job_dir(job_id).relative_to(server.data_dir).as_posix()
-    assert of(s3, bucket, job_id) == [f"{folder}/attempt-1/obey/out.txt", f"{folder}/source"]
-
-    waiting = submit(server, f"wait {tmp_path}/never")
-    running(server, waiting)
-    assert call(server, "POST", f"/v1/jobs/{waiting}/cancel").status_code in (200, 202)
-    assert ended(server, waiting)["status"] == "canceled"
-    assert call(server, "POST", f"/v1/jobs/{waiting}/retry").status_code == 202
-    running(server, waiting, attempt=2)
-    call(server, "POST", f"/v1/jobs/{waiting}/cancel")
-    ended(server, waiting)
-
-    for one in (job_id, waiting):
-        assert call(server, "DELETE", f"/v1/jobs/{one}").status_code == 204
-        assert get(server, f"/v1/jobs/{one}").status_code == 404
-        assert of(s3, bucket, one) == []
-        wait_until(lambda one=one: not server.job_dir(one).exists())
-    scratch = server.data_dir / "scratch"
-    wait_until(lambda: not [path for path in scratch.rglob("*") if path.is_file() and path.name != "lock"])
 
 
 def test_a_file_of_several_parts_comes_back_as_it_was(server):
@@ -286,22 +243,6 @@ def test_an_api_that_is_killed_while_a_file_arrives_leaves_nothing_that_is_not_s
         server.start()
 
         wait_until(lambda: s3.keys(bucket, f"{PREFIX}-killed") == [f"{PREFIX}-killed/owner"], 90, "a swept bucket")
-
-
-def test_a_job_whose_supervisor_is_killed_runs_again(server, tmp_path):
-    job_id = submit(server, f"wait {tmp_path}/go; write out.txt 5")
-    running(server, job_id)
-    first = supervisor(server)
-
-    kill(first)
-    (tmp_path / "go").touch()
-
-    document = ended(server, job_id)
-    assert (document["status"], document["attempt"]) == ("succeeded", 2)
-    assert get(server, artifact_of(document)).status_code == 200
-    supervisor(server, other_than=first)
-    folders = server.data_dir / "scratch"
-    wait_until(lambda: len(list(folders.iterdir())) <= 2, 60, "the scratch of the dead to go")
 
 
 def settings_of(server: Server, **others: object) -> Settings:

@@ -15,7 +15,7 @@ from service.notify.endpoints import new_endpoint
 from service.settings import Settings
 from service.testing import Server
 from service.wiring import build
-from tests.e2e.rig import ENDS, serve
+from tests.e2e.rig import ENDS, processes, running, serve, stopped
 from tests.http import NO_TLS
 from tests.postgres import PASSWORD
 from tests.s3 import SECRET_KEY
@@ -101,6 +101,43 @@ def test_a_host_that_dies_leaves_its_jobs_to_the_other(hosts, clients, tmp_path)
     assert [document["status"] for document in documents] == ["succeeded"] * 4
     assert {document["attempt"] for document in documents} == {1, 2}
     assert clients[0].get(f"/v1/jobs/{jobs[0]}").status_code == 200
+
+
+def test_an_idle_host_leaves_the_attempts_of_the_other_alone(hosts, clients, tmp_path):
+    """Also on one machine, where it sees their processes: that they run is no sign that somebody has forgotten them."""
+    gates = [tmp_path / str(number) for number in range(2)]
+    jobs = [submit(clients[0], f"wait {gate}") for gate in gates]
+    wait_until(
+        lambda: all(clients[1].get(f"/v1/jobs/{job_id}").json()["status"] == "running" for job_id in jobs), 90, "jobs"
+    )
+    looks = submit(clients[0], "pause 2")  # meanwhile whoever has a free slot looks at these jobs ten times
+
+    assert ended(clients[1], looks)["status"] == "succeeded"
+    for gate in gates:
+        gate.touch()
+    documents = [ended(clients[0], job_id) for job_id in jobs]
+    assert [(one["status"], one["attempt"]) for one in documents] == [("succeeded", 1)] * 2
+    assert not [host.log for host in hosts if "an orphaned attempt is ended" in host.log]
+
+
+def test_a_host_that_was_stopped_for_longer_than_its_lease_changes_nothing_afterwards(hosts, clients, tmp_path):
+    """Its job is run by the other, uncharged, and it sees so when it goes on."""
+    go = tmp_path / "go"
+    job_id = submit(clients[0], f"wait {go}; write out.txt 5")
+    running(hosts[0], job_id, timeout=90)
+    zombie = next(host for host in hosts if processes(host).attempts)
+    noticed = zombie.log.count("the attempt was overtaken")
+
+    with stopped(processes(zombie).supervisor):
+        before = running(hosts[0], job_id, attempt=2, timeout=90)
+    wait_until(lambda: zombie.log.count("the attempt was overtaken") > noticed, 90, "the zombie to notice")
+
+    after = clients[0].get(f"/v1/jobs/{job_id}").json()
+    assert (after["status"], after["attempt"], after["max_attempts"]) == ("running", 2, before["max_attempts"])
+    go.touch()
+    document = ended(clients[0], job_id)
+    assert (document["status"], document["attempt"], document["max_attempts"]) == ("succeeded", 2, 4)
+    assert clients[1].get(document["steps"][0]["artifacts"][0]["href"]).content == b"xxxxx"
 
 
 def test_a_third_host_with_its_bytes_at_home_is_refused(hosts, url, storage, tmp_path):

@@ -6,6 +6,7 @@ A hold is a row with a random token; who finds it past its time replaces it. Who
 from __future__ import annotations
 
 import os
+import re
 import signal
 import uuid
 from contextlib import suppress
@@ -25,6 +26,7 @@ insert into holds (name, token, until) values (%s, %s, clock_timestamp() + make_
 on conflict (name) do update set token = excluded.token, until = excluded.until where holds.until <= clock_timestamp()
 returning token
 """
+_TAKEN: Final = "select from holds where name = %s and until > clock_timestamp()"
 _GIVE_BACK: Final = """
 with held as (delete from holds where name = %s and token = %s)
 select exists (select from jobs where id = %s::uuid and due_at <= clock_timestamp())
@@ -55,6 +57,15 @@ class Holds:
         """Tell whether it has been renewed in time, as far as this process knows."""
         return self._line.is_kept(token)
 
+    def is_anothers(self, name: str) -> bool:
+        """Tell whether another process has it, or may have it, as the server cannot be asked."""
+        if self._line.keeps(name):
+            return False
+        try:
+            return bool(self._database.rows(_TAKEN, [name]))
+        except OSError:
+            return True
+
     def release(self, name: str, token: str, job_id: str | None = None) -> None:
         """Give it back; where that cannot be told to the server, it ends by itself. With a job, tell if that can be run now."""
         self._line.drop(token)
@@ -76,7 +87,7 @@ class PostgresLease:
         self._holds = holds
         self._mark: int | None = None
         if hasattr(os, "memfd_create"):
-            self._mark = os.memfd_create(_mark_of(job.id))
+            self._mark = os.memfd_create(_mark_of(job.id, os.getpid()))
         holds.keep(lease_name(job.id), token)
 
     def fileno(self) -> int | None:
@@ -112,9 +123,7 @@ class PostgresLead:
     @classmethod
     def is_taken(cls, database: Database) -> bool:
         """Tell whether anybody has it. Raises StoreUnreachable."""
-        return bool(
-            database.rows("select from holds where name = %s and until > clock_timestamp()", [cls._NAME]),
-        )
+        return bool(database.rows(_TAKEN, [cls._NAME]))
 
     def is_held(self) -> bool:
         """Tell whether the server will not have given it to somebody else yet."""
@@ -133,20 +142,29 @@ def lease_name(job_id: str) -> str:
 
 
 def evict(job_id: str) -> int:
-    """Kill the other processes of this machine that have the mark of a lease of this job; return how many. Needs Linux's /proc."""
-    killed, target = 0, f"/memfd:{_mark_of(job_id)} (deleted)"
+    """Kill the processes of this machine that have the mark of a lease of this job, and return how many. Needs Linux's /proc.
+
+    The runner that took the lease is not among them: it may live, and have other jobs.
+    """
+    killed, mark = 0, re.compile(f"/memfd:{_mark_of(job_id, '([0-9]+)')} [(]deleted[)]")
     for folder in Path("/proc").glob("[0-9]*/fd"):
-        if int(folder.parent.name) == os.getpid():
-            continue
         with suppress(OSError):
-            if any(_target(descriptor) == target for descriptor in folder.iterdir()):
+            found = [mark.fullmatch(_target(descriptor)) for descriptor in folder.iterdir()]
+            runners = {int(match[1]) for match in found if match}
+            if runners and _own_pid(folder.parent) not in runners:
                 os.kill(int(folder.parent.name), signal.SIGKILL)
                 killed += 1
     return killed
 
 
-def _mark_of(job_id: str) -> str:
-    return f"intake-{job_id}"
+def _mark_of(job_id: str, runner: int | str) -> str:
+    return f"intake-{job_id}-{runner}"
+
+
+def _own_pid(folder: Path) -> int:
+    """Return the pid of a process as it knows it itself, which in a container is another one than here."""
+    status = (folder / "status").read_text(errors="replace")
+    return next((int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:")), int(folder.name))
 
 
 def _target(descriptor: Path) -> str:

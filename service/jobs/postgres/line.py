@@ -76,6 +76,11 @@ class Line:
         with self._lock:
             return token in self._kept and time.monotonic() < self._renewed[token] + self._ttl
 
+    def keeps(self, name: str) -> bool:
+        """Tell whether it renews a hold with this name."""
+        with self._lock:
+            return name in self._kept.values()
+
     def drop(self, token: str) -> None:
         """Renew it no more."""
         with self._lock:
