@@ -166,7 +166,7 @@ class Rabbit(Broker):
         own = Path("/usr/lib/rabbitmq/bin/rabbitmq-diagnostics")
         command = [str(own) if own.exists() else "rabbitmq-diagnostics", *arguments]
         return subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, timeout=120, check=False, **self._as
+            command, env=self._environment, capture_output=True, text=True, timeout=120, check=False, **self.as_nobody
         )
 
     def dead(self) -> int:

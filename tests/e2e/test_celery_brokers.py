@@ -24,6 +24,15 @@ def pair(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         assert PASSWORD not in server.log
 
 
+@on("rabbitmq")
+def test_what_rabbitmq_gives_up_is_put_aside_and_its_job_runs(broker: Rabbit, pair: Server) -> None:
+    """The first here: once RabbitMQ 3.10 was killed and started again, what it gave up was seen not to come within 90 s."""
+    before = broker.dead()
+    broker.send("nothing", task="somebody.elses")
+    wait_until(lambda: broker.dead() == before + 1, LONG, "a dead message")
+    succeeded(pair, submit(pair, "nothing"))
+
+
 def test_messages_that_come_twice_or_make_no_sense_change_nothing(broker, pair, tmp_path):
     go = tmp_path / "go"
     job_id = submit(pair, f"wait {go}")
@@ -65,11 +74,3 @@ def test_a_broker_that_is_started_anew_interrupts_no_attempt(broker, pair, tmp_p
     succeeded(pair, submit(pair, "nothing"))
     go.touch()
     succeeded(pair, job_id)
-
-
-@on("rabbitmq")
-def test_what_rabbitmq_gives_up_is_put_aside_and_its_job_runs(broker: Rabbit, pair: Server) -> None:
-    before = broker.dead()
-    broker.send("nothing", task="somebody.elses")
-    wait_until(lambda: broker.dead() == before + 1, LONG, "a dead message")
-    succeeded(pair, submit(pair, "nothing"))
