@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.testing import Server
-from tests.http import NO_TLS
+from tests.http import NO_TLS, answers
 from tests.integration.api import accepted, finished
 from tests.integration.curl import curl
 from tests.integration.traces import nothing_left
@@ -61,19 +61,12 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             )
         url = f"http://127.0.0.1:{port}{prefix}"
         try:
-            wait_until(lambda: _answers(url), what="Caddy to answer")
+            wait_until(lambda: answers(url), what="Caddy to answer")
             yield server, url
         finally:
             caddy.terminate()
             caddy.wait()
             server.kill()  # it would wait for the senders it has just refused
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/livez", trust_env=False, verify=NO_TLS).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_an_upload_passes_caddy(front: tuple[Server, str], tmp_path: Path) -> None:

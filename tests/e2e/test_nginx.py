@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.testing import Server
-from tests.http import NO_TLS
+from tests.http import NO_TLS, answers
 from tests.integration.api import accepted, digest, finished, problem
 from tests.integration.curl import curl
 from tests.integration.traces import nothing_left
@@ -70,19 +70,12 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         nginx = subprocess.Popen([need("nginx"), "-p", str(folder), "-c", str(path), "-e", str(folder / "early.log")])
         try:
             urls = {way: f"http://127.0.0.1:{port}" for way, port in ports.items()}
-            wait_until(lambda: all(_answers(url) for url in urls.values()), what="nginx to answer")
+            wait_until(lambda: all(answers(url) for url in urls.values()), what="nginx to answer")
             yield Front(server, urls)
         finally:
             nginx.terminate()
             nginx.wait()
             server.kill()  # it would wait for the senders it has just refused
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/livez", trust_env=False, verify=NO_TLS).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 from PIL import Image
 
 from service.client import Client
 from service.testing import Server
-from tests.http import NO_TLS
+from tests.http import answers
 from tests.needs import need
 from tests.waiting import wait_until
 
@@ -143,18 +142,11 @@ def nginx(request: pytest.FixtureRequest, tmp_path: Path, free_port: int) -> Ite
         )
         try:
             url = f"http://127.0.0.1:{free_port}{prefix}"
-            wait_until(lambda: _answers(url), what="nginx")
+            wait_until(lambda: answers(url), what="nginx")
             yield url
         finally:
             process.terminate()
             process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/livez", trust_env=False, verify=NO_TLS).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.mark.needs("nginx", "curl")

@@ -31,7 +31,7 @@ from service.jobs.record import decode
 from service.testing import Server
 from tests.e2e.rig import SETTINGS, leftovers
 from tests.faults.power import LoopDisk
-from tests.http import NO_TLS
+from tests.http import NO_TLS, answers
 from tests.waiting import find_free_port, wait_until
 
 
@@ -118,13 +118,7 @@ class Rig:
         self._warm.stdin.flush()
         self._pid = int(self._warm.stdout.readline())
 
-        def answers() -> bool:
-            try:
-                return httpx.get(f"{self._url}/livez", trust_env=False, verify=NO_TLS).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        wait_until(answers, 60, "the service")
+        wait_until(lambda: answers(self._url), 60, "the service")
 
     def _hold_supervisor(self) -> int:
         """Take the supervisor's place, so that none runs."""
