@@ -86,10 +86,8 @@ class Publisher:
             raise BrokerAway(told(error)) from error
 
     def _connect(self) -> Producer:
-        options = self._app.conf.broker_transport_options | PUBLISHING[self._kind]
-        connection = self._app.connection_for_write(transport_options=options, connect_timeout=2, heartbeat=0)
-        self._connection = connection
-        self._errors = (OSError, KombuError, *connection.connection_errors, *connection.channel_errors)
+        connection = self._connection = connection_of(self._app, timeout=2)
+        self._errors = errors_of(connection)
         connection.connect()
         producer = self._app.amqp.Producer(connection, auto_declare=False)
         if self._kind == "amqp":
@@ -98,6 +96,17 @@ class Publisher:
             queue(producer.channel).declare()
         self._producer = producer
         return producer
+
+
+def connection_of(app: Celery, timeout: float) -> Connection:
+    """Return a connection to the broker for short messages, not made yet; ``timeout`` is in seconds."""
+    options = app.conf.broker_transport_options | PUBLISHING[kind_of(app.conf.broker_url)]
+    return app.connection_for_write(transport_options=options, connect_timeout=timeout, heartbeat=0)
+
+
+def errors_of(connection: Connection) -> tuple[type[BaseException], ...]:
+    """Return what is raised on a connection while its broker is away, or does not do what it should."""
+    return (OSError, KombuError, *connection.connection_errors, *connection.channel_errors)
 
 
 def told(error: BaseException) -> str:

@@ -23,10 +23,9 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.exceptions import Reject as PutBack
 from celery.worker import state
 from celery.worker.consumer import Consumer
-from kombu.exceptions import KombuError
 
-from service.engines.celery.app import PUBLISHING, TASK, kind_of, make_app, queue_name
-from service.engines.celery.publisher import Publisher, told
+from service.engines.celery.app import TASK, make_app, queue_name
+from service.engines.celery.publisher import Publisher, connection_of, errors_of, told
 from service.engines.dispatch import BrokerAway
 from service.ids import is_id
 from service.settings import Settings
@@ -55,14 +54,12 @@ class CeleryWorker:
         ``timeout`` is in seconds; the connection may take as long again.
         """
         app = make_app(self._settings)
-        options = app.conf.broker_transport_options | PUBLISHING[kind_of(app.conf.broker_url)]
-        with app.connection_for_write(transport_options=options, connect_timeout=timeout) as connection:
-            errors = (OSError, KombuError, *connection.connection_errors, *connection.channel_errors)
+        with connection_of(app, timeout) as connection:
             try:
                 connection.connect()
                 asked = {"timeout": timeout, "limit": 1, "pattern": f"*@{socket.gethostname()}", "matcher": "glob"}
                 return bool(app.control.inspect(connection=connection, **asked).ping())
-            except errors as error:
+            except errors_of(connection) as error:
                 raise BrokerAway(told(error)) from error
 
     def work(self, attempt: Attempt, interrupt: threading.Event) -> int:
