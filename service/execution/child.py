@@ -23,12 +23,14 @@ from processors.runner import Finished, Source, run
 from service.durable import is_intact
 from service.execution import broker, wire
 from service.execution.sandbox import confine
+from service.kernel import set_slice
 
 log = logging.getLogger(__name__)
 _DAMAGED: Final = Failure(
     reason="lost_input", code="source-damaged", detail="The stored bytes are not those that were accepted."
 )
 _NICE: Final = 10  #: steps of priority below the API: where cores are short, whoever waits for an answer goes first
+_SLICE: Final = 100_000  #: microseconds at a stretch, the longest there is: who asks for less goes first
 
 
 def work(channel: socket.socket, registry: Registry) -> None:
@@ -50,10 +52,15 @@ def give_way() -> None:
     """Lower the priority of this process, and where the kernel weighs sessions against each other, that of its session.
 
     With Linux's autogroups (sched(7)) the niceness of a process counts within its session alone, and each attempt has its own.
+    Niceness decides how much of a processor each gets, not who goes first: Linux lets a running process finish its slice, and the
+    disk's own threads, which every sync waits for several times, would sit out one each time. It is cut short for whoever asks for
+    a shorter one.
     """
     os.nice(_NICE)
     with suppress(OSError):  # there is no such thing, or others have done so within a tenth of a second
         Path("/proc/self/autogroup").write_text(str(_NICE))
+    with suppress(OSError):
+        set_slice(_SLICE)
 
 
 def perform(request: wire.Request, registry: Registry, channel: socket.socket) -> None:
