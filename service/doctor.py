@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
-from service.durable import Disk, free_bytes, is_locked
+from service.durable import Disk, free_bytes
 from service.engine import build_worker
 from service.engines.dispatch import BrokerAway
 from service.errors import IntakeError
@@ -17,6 +17,7 @@ from service.findings import Finding
 from service.fsck import Fsck
 from service.fsck_webhooks import WebhookFsck
 from service.inspection import Inspection
+from service.jobs.lease import is_led
 from service.settings import Settings
 from service.wiring import Services, build, load_catalogue
 
@@ -49,7 +50,7 @@ def _examine(settings: Settings, services: Services, root: Path) -> Iterator[Fin
     if settings.bucket is not None:
         yield _answer_time(settings, services)
     is_local = settings.engine == "local"
-    alive = is_locked(root / "engine" / "supervisor.lock") if is_local else services.store.is_led()
+    alive = is_led(root) if is_local else services.store.is_led()
     waiting = len(services.store.pending())
     yield Finding(
         level="ok" if alive or not waiting else "warn",

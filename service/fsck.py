@@ -23,6 +23,7 @@ from service.ids import is_id
 from service.jobs.folders import job_folder
 from service.jobs.index import JobIndex
 from service.jobs.keys import key_path
+from service.jobs.lease import is_led
 from service.jobs.model import Artifact, Job, JobStatus
 from service.jobs.notices import has_dead, is_open
 from service.jobs.record import Overlay, decode, is_sealed
@@ -154,7 +155,7 @@ class Fsck(FileExamination):
         if is_locked(folder / "lease"):
             return  # an attempt is at work here
         if job.status is JobStatus.RUNNING:  # a lost attempt, which the supervisor makes good
-            if is_locked(self._root / "engine" / "supervisor.lock") and self._twice(
+            if is_led(self._root) and self._twice(
                 job.id, lambda now: now.status is JobStatus.RUNNING and not is_locked(folder / "lease")
             ):
                 detail = "It is said to run, and nobody holds its lease."

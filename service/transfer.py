@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from service.access.model import Token
-from service.durable import Disk, is_locked
+from service.durable import Disk
 from service.errors import ConfigError, Conflict, Gone, IntakeError, KeyInFlight, NotFound, RecordCorrupt
 from service.ids import is_id
+from service.jobs.lease import is_led
 from service.jobs.model import Job
 from service.jobs.record import decode, encode
 from service.jobs.store import JobStore
@@ -39,7 +40,7 @@ class Moved:
 def require_stopped(services: Services) -> None:
     """Raise Conflict while a supervisor runs on the data directory: a job must not run under two records."""
     root = services.settings.data_dir.resolve()
-    if is_locked(root / "engine" / "supervisor.lock"):
+    if is_led(root):
         raise Conflict(
             "The service runs on this data directory.", hint="Stop `intake serve` and `intake worker` first."
         )

@@ -244,15 +244,13 @@ def settings_of(config: Path | None, **flags: Any) -> Settings:
 
 
 def _worker_health(cli: Cli, settings: Settings, timeout: float) -> int:
-    from service.durable import is_locked
     from service.engine import build_worker
     from service.engines.dispatch import BrokerAway
+    from service.jobs.lease import is_led
 
     try:
-        if settings.engine == "celery":
-            is_there = build_worker(settings).answers(timeout)
-        else:
-            is_there = is_locked(settings.data_dir.resolve() / "engine" / "supervisor.lock")
+        is_celery, root = settings.engine == "celery", settings.data_dir.resolve()
+        is_there = build_worker(settings).answers(timeout) if is_celery else is_led(root)
     except BrokerAway as error:
         cli.error(f"the broker does not answer: {error}")
         return Code.ERROR

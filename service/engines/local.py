@@ -14,9 +14,10 @@ from typing import Final
 import structlog
 
 from service import faults
-from service.durable import is_locked, locked
+from service.durable import locked
 from service.engines.base import EngineHealth
 from service.engines.bell import ring
+from service.jobs.lease import is_led
 
 log = structlog.get_logger(__name__)
 _LOOK_EVERY: Final = 5.0  #: seconds between two looks for a supervisor
@@ -60,7 +61,7 @@ class LocalEngine:
         return EngineHealth(ok=alive, detail="supervisor runs" if alive else "no supervisor; one is being started")
 
     def _alive(self) -> bool:
-        return is_locked(self._root / "engine" / "supervisor.lock")
+        return is_led(self._root)
 
     async def _keep(self) -> None:
         while True:

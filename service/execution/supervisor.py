@@ -32,6 +32,7 @@ from service.execution.launcher import SHARED_TROUBLE, NotStartedError
 from service.execution.station import running_attempts
 from service.execution.turns import Turns
 from service.ids import is_id
+from service.jobs.lease import lead_file
 from service.jobs.model import Job
 from service.jobs.notices import is_open
 from service.jobs.store import JobStore, StoreUnreachable
@@ -225,7 +226,7 @@ def _serve(settings: Settings, *, lifeline: int | None, wait: bool) -> int:
     faults.arm(settings.faults)
     services = build(settings)
     root = settings.data_dir.resolve()
-    lock = _elect(root / "engine" / "supervisor.lock", wait=wait)
+    lock = _elect(lead_file(root), wait=wait)
     if lock is None:
         return 0
     with running_attempts(settings, services) as runner:

@@ -16,14 +16,14 @@ import structlog
 
 from service import faults
 from service.clock import Clock, utc_now
-from service.durable import CommitUnknown, Disk, is_locked, locked
+from service.durable import CommitUnknown, Disk, locked
 from service.errors import IntakeError, NotFound, RecordCorrupt
 from service.figures import Figures
 from service.ids import is_id
 from service.jobs.creating import RECORD, create
 from service.jobs.folders import job_folder, mark_of, remove_folder, walk
 from service.jobs.keys import FileKeys
-from service.jobs.lease import FileLease, evict, take_lead
+from service.jobs.lease import FileLease, evict, is_led, lead_file, take_lead
 from service.jobs.listing import Listing
 from service.jobs.markers import DeliveryMarkers, Markers
 from service.jobs.model import Job, JobStatus
@@ -34,7 +34,6 @@ from service.joint import Joint
 
 log = structlog.get_logger(__name__)
 _OVERLAY: Final = "progress.json"
-_LEAD: Final = "engine/supervisor.lock"  #: the same place, whichever engine's process takes it
 _ROOM: Final = "room.json"  #: reserved while an attempt runs, so that its end can be recorded on a full disk
 _ROOM_SIZE: Final = 2**16
 _DELETED: Final = "deleted.json"  #: what a delete makes of the record, so that nobody takes it for lost
@@ -236,10 +235,10 @@ class FileJobStore:
         return self._keys.hold(scope)
 
     def lead(self) -> Lead | None:
-        return take_lead(self._root / _LEAD)
+        return take_lead(lead_file(self._root))
 
     def is_led(self) -> bool:
-        return is_locked(self._root / _LEAD)
+        return is_led(self._root)
 
     def expired(self, now: datetime, limit: int) -> list[str]:
         return self.listing.expired(now, limit)

@@ -51,6 +51,16 @@ class FileLead:
             self._descriptor = None
 
 
+def lead_file(root: Path) -> Path:
+    """Return the file of the data directory ``root`` whose flock is the lead, whichever engine's process takes it."""
+    return root / "engine" / "supervisor.lock"
+
+
+def is_led(root: Path) -> bool:
+    """Tell whether a supervisor, or the one worker that reconciles, is at work on the data directory ``root``."""
+    return is_locked(lead_file(root))
+
+
 def take_lead(path: Path) -> FileLead | None:
     """Take the lead whose file is ``path``; None while somebody has it for longer than a mere look at it takes."""
     for _ in range(_LOOKS):
