@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any, Final, TypeAlias, TypeVar
@@ -56,6 +56,30 @@ class Places:
             self.taken -= 1
 
 
+class Turns:
+    """Tasks that wait for their turn."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[None], None] = {}
+
+    async def wait(self) -> None:
+        """Wait for the turn that is given next."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = None
+        try:
+            await turn
+        finally:
+            self._waiting.pop(turn, None)
+
+    def give(self) -> Iterator[None]:
+        """Give their turn to all who wait now: a step of this iterator is one of them."""
+        waiting, self._waiting = self._waiting, {}
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
+                yield
+
+
 class Topic:
     """A job that is followed, as it was last seen."""
 
@@ -64,25 +88,7 @@ class Topic:
         self.followers = 0
         self.mark: Hashable = self  # equal to no mark: the first look counts as a change, so none before it is missed
         self.seen: Job | IntakeError | None = None
-        self._waiting: dict[asyncio.Future[None], None] = {}
-
-    async def news(self) -> None:
-        """Wait until there is something to look at."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = None
-        try:
-            await turn
-        finally:
-            self._waiting.pop(turn, None)
-
-    def wake(self) -> Iterator[None]:
-        """Have all who wait now look, wave by wave: a step of this iterator is a wave."""
-        waiting, self._waiting = self._waiting, {}
-        for number, turn in enumerate(waiting):
-            if number and not number % _WAVE:
-                yield
-            if not turn.done():
-                turn.set_result(None)
+        self.news = Turns()
 
 
 class Follower:
@@ -104,7 +110,7 @@ class Follower:
             if seen is not None and (seen.attempt, seen.version) > (self.job.attempt, self.job.version):
                 self.job = seen
                 return seen
-            await self._topic.news()
+            await self._topic.news.wait()
         return None
 
 
@@ -124,6 +130,8 @@ class Watch:
         self._every = EVERY
         self._took = 0.0  # seconds of work, the last look
         self._news = asyncio.Event()
+        self._telling = False
+        self._told = Turns()
 
     @contextmanager
     def follow(self, job: Job) -> Iterator[Follower]:
@@ -154,9 +162,14 @@ class Watch:
         """Let everybody go: the process is about to stop."""
         self.ended = self.feed.ended = True
         self.feed.wake()
-        for topic in self._topics.values():
-            for _ in topic.wake():  # all at once
+        for turns in (self._told, *(topic.news for topic in self._topics.values())):
+            for _ in turns.give():
                 pass
+
+    async def all_told(self) -> None:
+        """Wait until all who follow what has just changed have their answer: what comes after one's own delays nobody then."""
+        if self._telling and not self.ended:
+            await self._told.wait()
 
     def _start(self) -> None:
         if self._loop is None:
@@ -199,8 +212,23 @@ class Watch:
                 topic.mark, topic.seen = changed[topic.job_id]
             if moves and self.feed.listeners:
                 self.feed.tell(*moves)
-            for _ in chain.from_iterable(topic.wake() for topic in told):
-                await asyncio.sleep(0)  # the answers of this wave are made and sent
+            await self._tell(told)
+
+    async def _tell(self, topics: Iterable[Topic]) -> None:
+        self._telling = True
+        try:
+            await _in_waves(*(topic.news for topic in topics))  # the answers are made and sent
+        finally:
+            self._telling = False
+        await _in_waves(self._told)
+
+
+async def _in_waves(*turns: Turns) -> None:
+    """Give turns; whatever else the process has to do gets its own between two waves."""
+    for number, _ in enumerate(chain.from_iterable(each.give() for each in turns), 1):
+        if not number % _WAVE:
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 def _looked(

@@ -30,6 +30,7 @@ from service.jobs.status import ENDS, PROGRESS
 from service.jobs.store import JobQuery, Position
 from service.same import Same
 from service.streams import Event, Heard, events_of, events_of_all, is_over
+from service.watch import Watch
 
 router = APIRouter(tags=["events"])
 _RETRY: Final = 3000  #: milliseconds after which a browser comes back
@@ -66,7 +67,7 @@ async def _of_job(
         return
     seconds, headers = _granted(request, intake)
     with _place(intake), intake.watch.follow(job) as follower:
-        yield _Stream(_pieces(events_of(follower, last=last, seconds=seconds), root_path), headers)
+        yield _Stream(_pieces(events_of(follower, last=last, seconds=seconds), root_path, intake.watch), headers)
 
 
 async def _of_all(
@@ -78,7 +79,7 @@ async def _of_all(
     last = Position.parse(last_event_id) if last_event_id else None
     seconds, headers = _granted(request, intake)
     with _place(intake), intake.watch.listen() as feed:
-        yield _Stream(_pieces(events_of_all(feed, query, last=last, seconds=seconds), root_path), headers)
+        yield _Stream(_pieces(events_of_all(feed, query, last=last, seconds=seconds), root_path, intake.watch), headers)
 
 
 @contextmanager
@@ -154,7 +155,7 @@ def _granted(request: Request, intake: Intake) -> tuple[float, dict[str, str]]:
     return min(wanted, longest), {"Preference-Applied": f"wait={min(wanted, longest)}"}
 
 
-async def _pieces(told: AsyncIterator[Event | Heard | None], root_path: str) -> AsyncIterator[bytes]:
+async def _pieces(told: AsyncIterator[Event | Heard | None], root_path: str, watch: Watch) -> AsyncIterator[bytes]:
     """Yield what is sent. The first event says after how long to come back."""
     retry: int | None = _RETRY
     async for one in told:
@@ -169,6 +170,7 @@ async def _pieces(told: AsyncIterator[Event | Heard | None], root_path: str) -> 
         else:
             yield format_sse_event(id=str(position), retry=retry)
         retry = None
+        await watch.all_told()
 
 
 @lru_cache(maxsize=256)

@@ -42,6 +42,7 @@ _IF_MATCH: Final = {
 async def get_job(
     job_id: str,
     request: Request,
+    tasks: BackgroundTasks,
     intake: Reads,
     root_path: RootPath,
     wait: Annotated[int | None, Query(ge=0, description="Seconds, as `Prefer: wait` has them.")] = None,
@@ -65,6 +66,7 @@ async def get_job(
             ),
         )
         headers |= {"Preference-Applied": f"wait={granted}"} if waited else {}
+        tasks.add_task(intake.watch.all_told)
     headers["ETag"] = etag_of(job)
     reply = job_reply(job, root_path, headers=headers, clock=intake.services.clock)
     if fields.is_fresh(request.headers, job.tag):

@@ -23,6 +23,7 @@ class Rig:
         self.store.create(self.job)
         self.watch = Watch(self.store, self.in_thread, waiters=MANY, streams=1)
         self.told: list[tuple[int, Job]] = []  #: in which turn of the loop, and what
+        self.cleared: list[tuple[int, int]] = []  #: in which turn, and how many had been told by then
         self.turn = 0
 
     async def in_thread(self, function, *arguments):
@@ -33,9 +34,11 @@ class Rig:
             job = await follower.next()
             assert job is not None
             self.told.append((self.turn, job))
+        await self.watch.all_told()
+        self.cleared.append((self.turn, len(self.told)))
 
     async def count_turns(self) -> None:
-        while len(self.told) < MANY:
+        while len(self.cleared) < MANY:
             self.turn += 1
             await asyncio.sleep(0)
 
@@ -52,8 +55,9 @@ def test_many_are_woken_in_waves_and_given_the_same_job():
     rig = asyncio.run(scenario())
     assert len(rig.told) == MANY
     assert len({id(job) for _, job in rig.told}) == 1
-    turns = [turn for turn, _ in rig.told]
-    assert max(turns.count(turn) for turn in set(turns)) <= 256, "a wave, and not all of them"
+    assert {told for _, told in rig.cleared} == {MANY}, "all have their answer before anybody clears up"
+    for turns in ([turn for turn, _ in rig.told], [turn for turn, _ in rig.cleared]):
+        assert max(turns.count(turn) for turn in set(turns)) <= 256, "a wave, and not all of them"
 
 
 def test_who_begins_to_wait_while_others_are_woken_is_told_at_once():
@@ -69,6 +73,13 @@ def test_who_begins_to_wait_while_others_are_woken_is_told_at_once():
         return rig
 
     assert len(asyncio.run(scenario()).told) == MANY
+
+
+def test_nobody_waits_for_others_when_nobody_is_being_told():
+    async def scenario() -> None:
+        await asyncio.wait_for(Rig().watch.all_told(), 20)
+
+    asyncio.run(scenario())
 
 
 def test_all_are_let_go_when_the_process_stops():
