@@ -1,5 +1,7 @@
 """Many jobs through each fault, on each broker: every 202 ends well, once, and no fault costs a job one of its attempts.
 
+An upload is refused only where records or bytes themselves cannot be had, with 503, and is sent again until it is taken.
+
 Run by ``make brokers``; ``INTAKE_TEST_JOBS`` is the number of jobs for each fault.
 """
 
@@ -11,7 +13,9 @@ import random
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -21,7 +25,9 @@ import pytest
 from service.testing import Server
 from tests.brokers import PASSWORD, Broker
 from tests.e2e.deployment import once, records
-from tests.e2e.rig import ENDS, at_the_same_time, get, serve, submit, worker
+from tests.e2e.rig import ENDS, at_the_same_time, get, post, serve, worker
+from tests.postgres import PostgresServer
+from tests.s3 import Proxy, S3Server, proxy
 from tests.waiting import wait_until
 
 JOBS: Final = int(os.environ.get("INTAKE_TEST_JOBS", "500"))
@@ -32,14 +38,19 @@ pytestmark = [pytest.mark.soak, pytest.mark.needs("postgres")]
 
 
 class Deployment:
-    """An API, its workers and its broker; ``ids`` are those of all jobs it has taken."""
+    """An API, its workers and its servers; ``ids`` are those of all jobs it has taken."""
 
-    def __init__(self, server: Server, broker: Broker, stack: ExitStack) -> None:
+    def __init__(
+        self, server: Server, broker: Broker, postgres: PostgresServer, way: Proxy | None, stack: ExitStack
+    ) -> None:
         self.server = server
         self.broker = broker
+        self.postgres = postgres
+        self.way = way  #: to the bucket
         self.random = random.Random(SEED)
         self.ids: list[str] = []
         self.slowest = 0.0
+        self.refused = 0
         self._stack = stack
         self.workers = [self._start() for _ in range(_WORKERS)]
 
@@ -50,8 +61,15 @@ class Deployment:
         """Upload a part of the jobs, some of them at the same time."""
 
         def one() -> tuple[str, float]:
-            began = time.monotonic()
-            return submit(self.server, "pause 0.3; write out.txt 5"), time.monotonic() - began
+            key = uuid.uuid4().hex
+            while True:
+                began = time.monotonic()
+                answer = post(self.server, "pause 0.3; write out.txt 5", key=key)
+                if answer.status_code == 202:
+                    return answer.json()["id"], time.monotonic() - began
+                assert (answer.status_code, answer.json()["code"]) in REFUSALS, answer.text
+                self.refused += 1
+                time.sleep(0.2)
 
         for job_id, took in at_the_same_time([one] * (JOBS // _PARTS), threads=4):
             self.ids.append(job_id)
@@ -104,6 +122,31 @@ def _doubled(here: Deployment) -> None:
         here.broker.send(job_id, 10)
 
 
+def _records_restarted(here: Deployment) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(here.send)
+        time.sleep(here.random.uniform(0, 1))
+        here.postgres.restart()
+        sending.result()
+
+
+def _bytes_fail(here: Deployment) -> None:
+    """Have three requests of ten fail, a third of them after they were done."""
+    assert here.way is not None
+    chance = random.Random(SEED)
+    here.way.trouble.judge = lambda method, path: chance.choice((500, 503, "lost")) if chance.random() < 0.3 else None
+    here.send()
+
+
+def _bytes_slow(here: Deployment) -> None:
+    """Have each request take up to a second longer."""
+    assert here.way is not None
+    chance = random.Random(SEED)
+    here.way.trouble.judge = lambda method, path: time.sleep(chance.random())
+    here.send()
+
+
+REFUSALS: Final = {(503, "records-unavailable"), (503, "storage-unavailable"), (503, "outcome-unknown")}
 FAULTS: Final[dict[str, tuple[Callable[[Deployment], None], int]]] = {
     "worker killed": (_killed, _PARTS),
     "host killed": (_host_killed, _PARTS),
@@ -112,12 +155,22 @@ FAULTS: Final[dict[str, tuple[Callable[[Deployment], None], int]]] = {
     "broker hung": (_broker_hung, _PARTS),
     "queues purged": (_purged, _PARTS),
     "messages doubled": (_doubled, _PARTS),
+    "records restarted": (_records_restarted, _PARTS),
+    "bytes fail": (_bytes_fail, _PARTS),
+    "bytes slow": (_bytes_slow, _PARTS),
 }
+_IN_TRUTH: Final = ("records restarted", "bytes fail")  #: those that may have an upload refused
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_job_that_was_taken_succeeds_once(
-    broker: Broker, fault: str, records_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    broker: Broker,
+    fault: str,
+    postgres: PostgresServer,
+    records_url: str,
+    s3: S3Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     secret = tmp_path / "broker"
     secret.write_text(broker.url)
@@ -131,8 +184,12 @@ def test_every_job_that_was_taken_succeeds_once(
         "durability": "none",
     }
     began = time.monotonic()
-    with serve(tmp_path, **options) as server, ExitStack() as stack:
-        here = Deployment(server, broker, stack)
+    with ExitStack() as stack:
+        way = stack.enter_context(proxy(s3)) if fault.startswith("bytes") else None
+        if way is not None:
+            options["storage"] = f"s3://{s3.create_bucket()}?endpoint={way.url}"
+        server = stack.enter_context(serve(tmp_path, **options))
+        here = Deployment(server, broker, postgres, way, stack)
         wait_until(lambda: get(server, "/readyz").json()["status"] == "ok", 120)
         for _ in range(times):
             act(here)
@@ -146,9 +203,10 @@ def test_every_job_that_was_taken_succeeds_once(
     for record in found.values():
         once(record)
     assert PASSWORD not in log
+    assert not here.refused or fault in _IN_TRUTH
     again = sum(len(record["attempts"]) - 1 for record in found.values())
     with capsys.disabled():
         print(
             f"\n{broker.kind}, {fault}: {len(found)} jobs, {again} attempts lost or interrupted, "
-            f"slowest upload {here.slowest:.2f} s, {time.monotonic() - began:.0f} s in all"
+            f"{here.refused} uploads refused, slowest upload {here.slowest:.2f} s, {time.monotonic() - began:.0f} s in all"
         )
