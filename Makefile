@@ -72,7 +72,7 @@ powercut: $(VENV)/.dev ## cut the power of an ext4 CUTS times and of an XFS two 
 	INTAKE_TEST_CUTS=$(CUTS) $(BIN)/python -m pytest -m soak -n 0 --timeout 0 tests/faults/test_power_cuts.py $(ARGS)
 
 .PHONY: brokers
-brokers: $(VENV)/.dev ## send JOBS=500 jobs through each fault of workers, brokers and messages, on RabbitMQ and Redis (about 30 min)
+brokers: $(VENV)/.dev ## send JOBS=500 jobs through each fault of workers, brokers and messages, on RabbitMQ and Redis (about 40 min)
 	INTAKE_TEST_JOBS=$(or $(JOBS),500) $(BIN)/python -m pytest -m soak -n 0 --timeout 0 tests/e2e/test_broker_soak.py $(ARGS)
 
 .PHONY: hosts
