@@ -8,8 +8,11 @@ import platform
 import re
 import struct
 import sys
+from contextlib import suppress
 from typing import Any, Final
 
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}  #: number of the system call, by machine
 
 
@@ -47,3 +50,14 @@ def set_slice(microseconds: int) -> None:
     fields = (os.SCHED_OTHER, 0, niceness, 0, microseconds * 1000, 0, 0)
     attributes = struct.Struct("=IIQiIQQQ")
     call("syscall", number, 0, attributes.pack(attributes.size, *fields), 0)
+
+
+def keep_freed(size: int) -> None:
+    """Have the C library keep up to so many freed bytes for what comes next, with buffers of up to half of that among them.
+
+    Otherwise glibc gives larger buffers back to the kernel again and again, and each of their pages comes anew, cleared, by a fault
+    of its own. Other libraries are left as they are.
+    """
+    with suppress(AttributeError):
+        call("mallopt", _M_MMAP_THRESHOLD, size // 2)
+        call("mallopt", _M_TRIM_THRESHOLD, size)

@@ -23,6 +23,7 @@ from service import logs, telemetry
 from service.access.opening import is_open, require_tokens_or_loopback
 from service.durable import keep_private
 from service.engine import require_engine
+from service.kernel import keep_freed
 from service.records import build_store
 from service.settings import Settings
 from service.shared import build_tokens
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 _READY_WITHIN: Final = 60.0
+_KEPT: Final = 8 * 2**20  #: freed bytes that are kept: a few pieces of uploads
 _FILES: Final = 65_536  #: open files asked for at most; some systems allow a billion, and libraries loop over them
 
 
@@ -89,12 +91,14 @@ def serve(settings: Settings, *, ready: str = "text") -> int:
 def application() -> FastAPI:
     """Return the application of one API process, which goes by the settings in the environment.
 
-    What is there by now stays: left out of garbage collections, it does not make each of them stop all answers for 0.1 s.
+    What is there by now stays: left out of garbage collections, it does not make each of them stop all answers for 0.1 s. And the
+    memory in which bytes have arrived is kept for those that arrive next.
     """
     from service.app import create_app
 
     app = create_app()
     gc.freeze()
+    keep_freed(_KEPT)
     return app
 
 

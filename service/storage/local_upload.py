@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
+import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import aiofiles
 import structlog
+from aiofiles.threadpool import wrap
 from anyio import to_thread
 
 from service import faults
@@ -24,11 +25,25 @@ if TYPE_CHECKING:
     from service.storage.local import LocalStorage
 
 PIECE: Final = 2**20  #: bytes written and hashed at a time
-#: Bytes that are held in memory and hashed in passing, which takes less than a hop to a thread.
+#: Bytes that are held in memory and hashed in passing, which takes less than a hop to a thread; what comes in less is joined.
 SMALL: Final = 64 * 2**10
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
+
+
+class _HashedFile(io.FileIO):
+    """A file whose bytes are hashed as they are written, while the processor still has them in its cache."""
+
+    def __init__(self, descriptor: int, running: hashlib._Hash) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self._running = running
+
+    def write(self, data: bytes | bytearray) -> int:  # type: ignore[override]
+        """Write all of ``data``. Raises OSError."""
+        write_all(self.fileno(), data)
+        self._running.update(data)
+        return len(data)
 
 
 class LocalUpload:
@@ -43,30 +58,35 @@ class LocalUpload:
         self.target = storage.folder(job_id) / "source"
         self._storage = storage
         self._hash = hashlib.sha256()
-        self._buffer = bytearray()
+        self._held: list[bytes | bytearray] = []  # what has arrived and is not on its way to the disk, as it arrived
+        self._held_size = 0
         self._descriptor: int | None = None
         self._file: Any = None  # the same, once there is more than a piece
         self._flushing: asyncio.Task[None] | None = None
 
     async def write(self, data: bytes) -> None:
-        self._buffer += data
+        if len(data) >= SMALL:
+            self._held.append(data)
+        elif self._held and len(self._held[-1]) < SMALL:
+            self._held[-1] += data
+        else:
+            self._held.append(bytearray(data))
         self.size += len(data)
-        if len(self._buffer) >= PIECE:
+        self._held_size += len(data)
+        if self._held_size >= PIECE:
             await self._settle()
-            piece, self._buffer = self._buffer, bytearray()
-            self._flushing = asyncio.create_task(self._flush(piece))
+            self._flushing = asyncio.create_task(self._flush(*self._take()))
 
     async def digest(self) -> Stored:
         await self._settle()
         if self._file is not None:
-            piece, self._buffer = self._buffer, bytearray()
-            await self._flush(piece)
-            await self._file.flush()
+            await self._flush(*self._take())
         elif self.size > SMALL:
             await self._in_thread(self._take_whole)
         else:
-            self._require_room(self._buffer)
-            self._hash.update(self._buffer)
+            self._require_room(self.size)
+            for data in self._held:
+                self._hash.update(data)
         return Stored(size=self.size, sha256=self._hash.hexdigest())
 
     async def sync(self) -> None:
@@ -80,27 +100,19 @@ class LocalUpload:
             raise error
 
     async def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            self.path.unlink(missing_ok=True)
-            try:
-                if self._file is not None:
-                    await self._file.close()
-            finally:
-                os.close(descriptor)
+        self.leave()
 
     async def abort(self) -> None:
         with suppress(Exception):  # what the last piece ran into has been told already, or nobody is left to tell
             await self._settle()
         if self._descriptor is not None:
             await self._in_thread(self._storage.delete, self.path.name)
-            with suppress(OSError):  # the rest of a full disk's buffer
-                await self.close()
+            self.leave()
 
     def leave(self) -> None:
-        """Do what ``close`` does, in a thread, as far as nothing else is at work on the file."""
-        if self._file is None and self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
+        """Do what ``close`` does, in a thread."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
             try:
                 self.path.unlink(missing_ok=True)
             except OSError as error:
@@ -121,9 +133,9 @@ class LocalUpload:
 
     def fill(self) -> None:
         """Write what is still in memory."""
-        if self._buffer:
-            write_all(self.fileno(), self._buffer)
-            self._buffer = bytearray()
+        held, _ = self._take()
+        for data in held:
+            write_all(self.fileno(), data)
         faults.reach("accept.received")
 
     def _place(self) -> list[Exception | None]:
@@ -135,20 +147,26 @@ class LocalUpload:
             flushing, self._flushing = self._flushing, None
             await flushing
 
-    async def _flush(self, piece: bytearray) -> None:
+    def _take(self) -> tuple[list[bytes | bytearray], int]:
+        taken = self._held, self._held_size
+        self._held, self._held_size = [], 0
+        return taken
+
+    async def _flush(self, held: list[bytes | bytearray], size: int) -> None:
         if self._file is None:
-            self._file = await aiofiles.open(await self._in_thread(self._create), "wb", closefd=False)
-        self._require_room(piece)
-        await asyncio.gather(self._file.write(piece), self._in_thread(self._hash.update, piece))
+            self._file = wrap(_HashedFile(await self._in_thread(self._create), self._hash))
+        self._require_room(size)
+        await self._file.writelines(held)
 
     def _take_whole(self) -> None:
-        self._require_room(self._buffer)
-        self._hash.update(self._buffer)
+        self._require_room(self.size)
+        for data in self._held:
+            self._hash.update(data)
         self._create()
         self.fill()
 
-    def _require_room(self, piece: bytearray) -> None:
-        if self._storage.free() < len(piece):
+    def _require_room(self, size: int) -> None:
+        if self._storage.free() < size:
             raise StorageFull(
                 "The disk is down to its reserve.", hint="Try again later; the operator can free space.", retry_after=60
             )
