@@ -58,7 +58,7 @@ soak: $(VENV)/.dev ## run the long tests
 mutations: $(VENV)/.dev ## change one thing in a data directory, 1,000 times, and require that fsck finds it
 	$(BIN)/python -m pytest -m soak -n 0 --timeout 0 tests/faults/test_integrity.py $(ARGS)
 
-shim: $(VENV)/.dev ## every fault at every storage operation, and a death at every named fault point (about 10 min)
+shim: $(VENV)/.dev ## every fault at every storage operation, and a death at every named fault point (about 20 min)
 	$(BIN)/python -m pytest -m soak -n 0 --timeout 0 tests/faults/test_shim.py tests/faults/test_points.py $(ARGS)
 
 crash: $(VENV)/.dev ## kill processes at random moments, CYCLES times, and compare with a ledger
