@@ -118,8 +118,9 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
         **_RAW,
     },
 }
+_SEGMENT: Final = r"[^/?#\x00-\x20\x7f]+"  # not \s, of which JSON Schema and Python have different sets
 #: A download as a job document names it, and the name of a file that can be one segment of a path.
-LINK_TARGET: Final = r"^(/[A-Za-z0-9._~-]+)*/v1/jobs/[^/\s?#]+/(source|artifacts/[^/\s?#]+/[^/\s?#]+)$"
+LINK_TARGET: Final = rf"^(/[A-Za-z0-9._~-]+)*/v1/jobs/{_SEGMENT}/(source|artifacts/{_SEGMENT}/{_SEGMENT})$"
 LINK_NAME: Final = r"^[^/\\.\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
 _EXPIRES: Final = {"type": "integer", "minimum": 1, "maximum": 604800, "default": 900, "description": "Seconds."}
 _LINKED_UPLOAD: Final[dict[str, Any]] = {

@@ -120,6 +120,7 @@ def test_a_link_cannot_be_made_for_longer_than_a_week_or_for_what_is_no_download
         {"download": href, "upload": {}},
         {"download": href + "?x=1"},
         {"download": "/etc/passwd"},
+        {"download": href + " "},
         {"upload": {"max_size": 0}},
         {"upload": {"filename": "../x"}},
         {"upload": {"filename": "a/b"}},
@@ -133,6 +134,11 @@ def test_a_link_cannot_be_made_for_longer_than_a_week_or_for_what_is_no_download
         problem(guarded.alice.post("/v1/links", content=body), 422, "validation-error")
     problem(guarded.alice.post("/v1/links", json={"upload": {"pipeline": "none"}}), 422, "unknown-pipeline")
     assert guarded.alice.post("/v1/links", content=bytes(20_000)).status_code == 413
+
+
+def test_what_the_description_calls_a_download_is_looked_for(guarded: Guarded):
+    """U+0085 is white space to Python's patterns, and none to those of JSON Schema."""
+    link(guarded.alice, 404, download="/v1/jobs/none/artifacts/step/\x85")
 
 
 def test_a_link_expires_over_http(guarded: Guarded):
