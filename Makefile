@@ -22,7 +22,7 @@ SEED ?= 20261122
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SUITE := $(if $(COVERAGE),coverage run -m )pytest -m "not soak"
+SUITE := $(if $(COVERAGE),coverage run -m )pytest -m "not soak" --durations 40 --durations-min 5
 LOCK := $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate $(if $(UPGRADE),--upgrade)
 CODE := service processors tests bench
