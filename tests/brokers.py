@@ -14,12 +14,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from kombu import Connection, Exchange, Queue
-from redis import Redis
-
-from service.engines.celery.app import DEAD, TASK, queue_name
 from service.engines.routes import DEFAULT, QUEUES
-from tests.needs import need
+from tests.needs import need, need_library
 from tests.private import PrivateServer, short_lived
 from tests.waiting import find_free_port, wait_until
 
@@ -90,6 +86,10 @@ class Broker(PrivateServer):
 
     def empty(self) -> None:
         """Throw away every message that waits."""
+        from kombu import Connection
+
+        from service.engines.celery.app import DEAD, queue_name
+
         with Connection(self.url, connect_timeout=30, transport_options=self.options) as connection:
             for name in (*map(queue_name, QUEUES), DEAD):
                 with suppress(Exception), closing(connection.channel()) as channel:
@@ -99,9 +99,12 @@ class Broker(PrivateServer):
     def options(self) -> dict[str, Any]:
         return {}
 
-    def send(self, argument: object, times: int = 1, *, task: str = TASK) -> None:
+    def send(self, argument: object, times: int = 1, *, task: str | None = None) -> None:
         """Put messages for a task into the queue for all kinds of files, as anybody might who can reach the broker."""
         from celery import Celery
+        from kombu import Exchange, Queue
+
+        from service.engines.celery.app import TASK, queue_name
 
         app = Celery(broker=self.url, set_as_current=False)
         app.conf.update(broker_transport_options=self.options, task_ignore_result=True)
@@ -109,7 +112,7 @@ class Broker(PrivateServer):
         target = Queue(name, Exchange("intake"), name, no_declare=True)
         with closing(app.connection_for_write()) as connection:
             for _ in range(times):
-                app.send_task(task, (argument,), connection=connection, queue=target, declare=[])
+                app.send_task(task or TASK, (argument,), connection=connection, queue=target, declare=[])
 
 
 class Rabbit(Broker):
@@ -171,6 +174,10 @@ class Rabbit(Broker):
 
     def dead(self) -> int:
         """Return how many messages it has given up."""
+        from kombu import Connection
+
+        from service.engines.celery.app import DEAD
+
         with Connection(self.url) as connection, closing(connection.channel()) as channel:
             return int(channel.queue_declare(DEAD, passive=True).message_count)
 
@@ -206,6 +213,8 @@ class RedisServer(Broker):
 
     def empty(self) -> None:
         """Throw away everything."""
+        from redis import Redis
+
         with Redis(host="127.0.0.1", port=self.port, password=PASSWORD) as client:
             client.flushall()
 
@@ -217,6 +226,7 @@ NEEDS: Final = {"rabbitmq": ("rabbitmq-server", "epmd"), "redis": ("redis-server
 @contextmanager
 def running(kind: str) -> Iterator[Broker]:
     """Run a broker of its own, in a short-lived folder."""
+    need_library("celery")
     for name in NEEDS[kind]:
         need(name)
     with short_lived(kind) as folder:

@@ -8,7 +8,9 @@ test fails instead, so that a machine that is meant to run all tests cannot lose
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,17 @@ NEEDS: Final = {
     "strace": "strace",
     "systemd-analyze": "systemd",
 }
+#: Libraries of the extras, each with its extra.
+_LIBRARIES: Final = {
+    "alembic": "postgres",
+    "botocore": "s3",
+    "celery": "celery",
+    "kombu": "celery",
+    "opentelemetry": "telemetry",
+    "psycopg": "postgres",
+    "psycopg_pool": "postgres",
+    "redis": "celery",
+}
 _PATH: Final = os.pathsep.join(
     [
         os.environ.get("PATH", ""),
@@ -60,3 +73,19 @@ def need(name: str) -> str:
     if name in os.environ.get("INTAKE_TEST_REQUIRE", "").replace(",", " ").split():
         pytest.fail(f"{reason}, and INTAKE_TEST_REQUIRE lists it", pytrace=False)
     pytest.skip(reason)
+
+
+def need_library(name: str) -> None:
+    """Skip the running test where a library of an extra is missing: without it the service works, and so do its tests."""
+    if find_spec(name) is None:
+        pytest.skip(_missing(name))
+
+
+def missing_library(report: str) -> str | None:
+    """Return why a module could not be imported, if that is for want of a library of an extra; ``report`` is what was raised."""
+    found = re.search(r"No module named '(\w+)", report)
+    return _missing(found[1]) if found and found[1] in _LIBRARIES else None
+
+
+def _missing(library: str) -> str:
+    return f"needs {library}, which is not installed: pip install 'file-intake[{_LIBRARIES[library]}]'"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from service.durable import Disk
 from service.jobs.file_store import FileJobStore
-from service.jobs.postgres_store import PostgresJobStore
 from service.jobs.store import JobStore
 from tests.jobs import NOON, finish
 
@@ -21,6 +20,8 @@ from tests.jobs import NOON, finish
 def open_store(place: str) -> JobStore:
     """Return the store of a data directory, or of a PostgreSQL database by its URL."""
     if place.startswith("postgresql://"):
+        from service.jobs.postgres_store import PostgresJobStore
+
         return PostgresJobStore(place, durable=False, lease=timedelta(seconds=2))
     return FileJobStore(Path(place), disk=Disk(sync=False))
 

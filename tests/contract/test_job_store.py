@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from service.clock import HeldClock
@@ -24,7 +23,6 @@ from service.jobs.file_store import FileJobStore
 from service.jobs.memory_store import MemoryJobStore
 from service.jobs.model import Job, JobStatus, Reason, StepProgress, StepRun, StepStatus
 from service.jobs.notices import Kind, Subscriber, Try, announced, delivering
-from service.jobs.postgres_store import PostgresJobStore
 from service.jobs.retry import AttemptEnd, RetryPolicy, ended
 from service.jobs.store import JobQuery, JobStore
 from tests.contract.racing import open_store
@@ -80,6 +78,10 @@ class PostgresRigs:
     clock: HeldClock = field(default_factory=HeldClock)
 
     def __post_init__(self) -> None:
+        import psycopg
+
+        from service.jobs.postgres_store import PostgresJobStore
+
         self.url = self.server.url(self.server.create_database("template"))
         self.store = PostgresJobStore(
             self.url, durable=False, lease=timedelta(seconds=3), clock=lambda: self.clock(), **TIMES

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,10 +22,11 @@ from service.storage.keys import marker_key
 from service.storage.local import LocalStorage
 from service.storage.local_upload import PIECE
 from service.storage.memory import MemoryStorage
-from service.storage.objects import ObjectStorage
 from tests.jobs import NOON, make_artifact
-from tests.s3 import S3Server, proxy
 from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.s3 import S3Server
 
 pytestmark = pytest.mark.anyio
 BYTES = b"one two three\n"
@@ -71,6 +73,8 @@ def memory_rig(_: Path, __: object) -> Rig:
 def s3_rig(root: Path, request: pytest.FixtureRequest) -> Rig:
     """Have a bucket; a full one is behind a proxy that says so."""
     server: S3Server = request.getfixturevalue("s3")
+    from service.storage.objects import ObjectStorage
+
     name, full_name = server.create_bucket(), server.create_bucket()
     storage = ObjectStorage(server.bucket(name), root / "scratch")
 
@@ -103,6 +107,8 @@ def rig(request, tmp_path):
 
 @pytest.fixture
 def s3_proxy(s3):
+    from tests.s3 import proxy
+
     with proxy(s3) as way:
         yield way
 

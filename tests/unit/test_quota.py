@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from service.access.postgres_store import PostgresUsage
 from service.access.quota import Allowance, FileUsage, MemoryUsage, Quota, Usage, Used, require
 from service.errors import OutcomeUnknown, TooMany
 from tests.jobs import NOON
@@ -20,7 +19,10 @@ DAY = timedelta(days=1)
 @pytest.fixture(params=["file", "memory", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
 def usage(request: pytest.FixtureRequest, tmp_path: Path) -> Usage:
     if request.param == "postgres":
-        return PostgresUsage(request.getfixturevalue("database"))
+        database = request.getfixturevalue("database")
+        from service.access.postgres_store import PostgresUsage
+
+        return PostgresUsage(database)
     return MemoryUsage() if request.param == "memory" else FileUsage(tmp_path)
 
 

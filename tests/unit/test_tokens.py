@@ -14,7 +14,6 @@ from service.access.file_store import FileTokenStore
 from service.access.memory_store import MemoryTokenStore
 from service.access.model import ANYBODY, Principal, Scope, digest, id_of, new_token, rotated
 from service.access.opening import is_loopback, is_open, require_tokens_or_loopback
-from service.access.postgres_store import PostgresTokenStore
 from service.access.store import TokenStore, judge
 from service.durable import Disk
 from service.errors import ConfigError, NotFound
@@ -28,7 +27,10 @@ HOUR = timedelta(hours=1)
 @pytest.fixture(params=["file", "memory", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> TokenStore:
     if request.param == "postgres":
-        return PostgresTokenStore(request.getfixturevalue("database"))
+        database = request.getfixturevalue("database")
+        from service.access.postgres_store import PostgresTokenStore
+
+        return PostgresTokenStore(database)
     return MemoryTokenStore() if request.param == "memory" else FileTokenStore(tmp_path, disk=Disk(sync=False))
 
 
