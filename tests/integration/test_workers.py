@@ -22,7 +22,7 @@ WORKERS = 4
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("workers"), workers=WORKERS, poll="200ms") as running:
+    with Server(tmp_path_factory.mktemp("workers"), workers=WORKERS, poll="200ms", timeout=90) as running:
         wait_until(lambda: len(running.pids()) >= 1 + WORKERS + 2, what="workers, supervisor and zygote")
         yield running
 
