@@ -57,11 +57,8 @@ class LocalEngine:
             )
 
     async def health(self) -> EngineHealth:  # noqa: D102
-        alive = self._alive()
+        alive = is_led(self._root)
         return EngineHealth(ok=alive, detail="supervisor runs" if alive else "no supervisor; one is being started")
-
-    def _alive(self) -> bool:
-        return is_led(self._root)
 
     async def _keep(self) -> None:
         while True:
@@ -78,7 +75,7 @@ class LocalEngine:
                 await asyncio.sleep(0.2)  # a supervisor that is just starting has no bell yet
 
     def _ensure(self) -> None:
-        if self._alive() or (self._process is not None and self._process.poll() is None):  # or is about to be
+        if is_led(self._root) or (self._process is not None and self._process.poll() is None):  # or is about to be
             return
         with suppress(BlockingIOError), locked(self._root / "engine" / "start.lock", wait=False):
             self._reap()
@@ -95,7 +92,7 @@ class LocalEngine:
         finally:
             os.close(reader)
         until = time.monotonic() + _START_WITHIN
-        while not self._alive() and time.monotonic() < until:
+        while not is_led(self._root) and time.monotonic() < until:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.1)
                 return

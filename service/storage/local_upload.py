@@ -59,7 +59,6 @@ class LocalUpload:
         self._storage = storage
         self._hash = hashlib.sha256()
         self._held: list[bytes | bytearray] = []  # what has arrived and is not on its way to the disk, as it arrived
-        self._held_size = 0
         self._descriptor: int | None = None
         self._file: Any = None  # the same, once there is more than a piece
         self._flushing: asyncio.Task[None] | None = None
@@ -72,21 +71,18 @@ class LocalUpload:
         else:
             self._held.append(bytearray(data))
         self.size += len(data)
-        self._held_size += len(data)
-        if self._held_size >= PIECE:
+        if _size_of(self._held) >= PIECE:
             await self._settle()
-            self._flushing = asyncio.create_task(self._flush(*self._take()))
+            self._flushing = asyncio.create_task(self._flush(self._take()))
 
     async def digest(self) -> Stored:
         await self._settle()
         if self._file is not None:
-            await self._flush(*self._take())
+            await self._flush(self._take())
         elif self.size > SMALL:
             await self._in_thread(self._take_whole)
         else:
-            self._require_room(self.size)
-            for data in self._held:
-                self._hash.update(data)
+            self._look_through()
         return Stored(size=self.size, sha256=self._hash.hexdigest())
 
     async def sync(self) -> None:
@@ -110,7 +106,7 @@ class LocalUpload:
             self.leave()
 
     def leave(self) -> None:
-        """Do what ``close`` does, in a thread."""
+        """Do what ``close`` does, for whoever is in a thread."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             try:
@@ -133,8 +129,7 @@ class LocalUpload:
 
     def fill(self) -> None:
         """Write what is still in memory."""
-        held, _ = self._take()
-        for data in held:
+        for data in self._take():
             write_all(self.fileno(), data)
         faults.reach("accept.received")
 
@@ -147,26 +142,28 @@ class LocalUpload:
             flushing, self._flushing = self._flushing, None
             await flushing
 
-    def _take(self) -> tuple[list[bytes | bytearray], int]:
-        taken = self._held, self._held_size
-        self._held, self._held_size = [], 0
+    def _take(self) -> list[bytes | bytearray]:
+        taken, self._held = self._held, []
         return taken
 
-    async def _flush(self, held: list[bytes | bytearray], size: int) -> None:
+    async def _flush(self, held: list[bytes | bytearray]) -> None:
         if self._file is None:
             self._file = wrap(_HashedFile(await self._in_thread(self._create), self._hash))
-        self._require_room(size)
+        self._require_room(held)
         await self._file.writelines(held)
 
     def _take_whole(self) -> None:
-        self._require_room(self.size)
-        for data in self._held:
-            self._hash.update(data)
+        self._look_through()
         self._create()
         self.fill()
 
-    def _require_room(self, size: int) -> None:
-        if self._storage.free() < size:
+    def _look_through(self) -> None:
+        self._require_room(self._held)
+        for data in self._held:
+            self._hash.update(data)
+
+    def _require_room(self, held: list[bytes | bytearray]) -> None:
+        if self._storage.free() < _size_of(held):
             raise StorageFull(
                 "The disk is down to its reserve.", hint="Try again later; the operator can free space.", retry_after=60
             )
@@ -178,3 +175,7 @@ class LocalUpload:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await to_thread.run_sync(function, *arguments, limiter=self._storage.threads)
+
+
+def _size_of(held: list[bytes | bytearray]) -> int:
+    return sum(map(len, held))
