@@ -40,13 +40,11 @@ pytestmark = [pytest.mark.soak, pytest.mark.needs("postgres")]
 class Deployment:
     """An API, its workers and its servers; ``ids`` are those of all jobs it has taken."""
 
-    def __init__(
-        self, server: Server, broker: Broker, postgres: PostgresServer, way: Proxy | None, stack: ExitStack
-    ) -> None:
+    def __init__(self, server: Server, broker: Broker, postgres: PostgresServer, way: Proxy, stack: ExitStack) -> None:
         self.server = server
         self.broker = broker
         self.postgres = postgres
-        self.way = way  #: to the bucket
+        self.way = way  #: to the bucket, if bytes are in one
         self.random = random.Random(SEED)
         self.ids: list[str] = []
         self.slowest = 0.0
@@ -132,17 +130,14 @@ def _records_restarted(here: Deployment) -> None:
 
 def _bytes_fail(here: Deployment) -> None:
     """Have three requests of ten fail, a third of them after they were done."""
-    assert here.way is not None
-    chance = random.Random(SEED)
+    chance = here.random
     here.way.trouble.judge = lambda method, path: chance.choice((500, 503, "lost")) if chance.random() < 0.3 else None
     here.send()
 
 
 def _bytes_slow(here: Deployment) -> None:
     """Have each request take up to a second longer."""
-    assert here.way is not None
-    chance = random.Random(SEED)
-    here.way.trouble.judge = lambda method, path: time.sleep(chance.random())
+    here.way.trouble.judge = lambda method, path: time.sleep(here.random.random())
     here.send()
 
 
@@ -185,8 +180,8 @@ def test_every_job_that_was_taken_succeeds_once(
     }
     began = time.monotonic()
     with ExitStack() as stack:
-        way = stack.enter_context(proxy(s3)) if fault.startswith("bytes") else None
-        if way is not None:
+        way = stack.enter_context(proxy(s3))
+        if fault.startswith("bytes"):
             options["storage"] = f"s3://{s3.create_bucket()}?endpoint={way.url}"
         server = stack.enter_context(serve(tmp_path, **options))
         here = Deployment(server, broker, postgres, way, stack)
