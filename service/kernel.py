@@ -8,7 +8,9 @@ import platform
 import re
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 
 _M_TRIM_THRESHOLD: Final = -1
@@ -21,13 +23,19 @@ def call(function: str, *arguments: Any) -> int:
 
     Integers are passed as words, which those that take any number of arguments read.
     """
-    found = ctypes.CDLL(None, use_errno=True)[function]
-    found.restype = ctypes.c_long if function == "syscall" else ctypes.c_int
-    result = int(found(*(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)))
+    result = int(_found(function)(*(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)))
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return result
+
+
+@cache
+def _found(function: str) -> Callable[..., int]:
+    """Look a function up, once: each new handle of the library makes a class of its own, which takes longer than most calls."""
+    found = ctypes.CDLL(None, use_errno=True)[function]
+    found.restype = ctypes.c_long if function == "syscall" else ctypes.c_int
+    return found
 
 
 def version() -> tuple[int, int]:

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -75,6 +76,13 @@ def missing() -> list[str]:
     return lacks
 
 
+def prepare() -> None:
+    """Find out once what ``confine`` has to find out, for the processes that are forked from this one."""
+    _installation()
+    if landlock.abi() and seccomp.is_available():
+        seccomp.prepare()
+
+
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent, whose pid is ``parent``, dies. Only between single-threaded processes."""
     if sys.platform == "linux":
@@ -116,9 +124,13 @@ def confine(limits: ProcessLimits, *, readable: Iterable[Path], writable: Path) 
     return level
 
 
-def _installation() -> list[Path]:
-    packages = {Path(module.__file__).parent for module in (processors, service) if module.__file__}
-    return [*packages, *(Path(sysconfig.get_path(name)) for name in _INSTALLED), *map(Path, _SYSTEM)]
+@cache
+def _installation() -> tuple[Path, ...]:
+    """Return the files of the interpreter and the system, none of which is within another."""
+    packages = [Path(module.__file__).parent for module in (processors, service) if module.__file__]
+    paths = [*packages, *(Path(sysconfig.get_path(name)) for name in _INSTALLED), *map(Path, _SYSTEM)]
+    found = {path.resolve() for path in paths if path.exists()}
+    return tuple(path for path in sorted(found) if found.isdisjoint(path.parents))
 
 
 def _limit(what: int, soft: int, hard: int) -> None:

@@ -13,6 +13,7 @@ import platform
 import struct
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Final
 
 from service.kernel import call
@@ -118,7 +119,7 @@ def install() -> bool:
     """
     if not is_available():
         return False
-    code = list(_program(platform.machine(), os.getpid()))
+    code = _program(platform.machine(), os.getpid())
     program = _Program(len(code), b"".join(code))
     try:
         call("prctl", _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0)
@@ -131,28 +132,40 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def _program(machine: str, pid: int) -> Iterator[bytes]:
-    """Yield the instructions: one small block per call, each of which jumps at most over itself."""
+def prepare() -> None:
+    """Put together once what ``install`` needs in every process that is forked from this one."""
+    _for_all(platform.machine())
+
+
+def _program(machine: str, pid: int) -> list[bytes]:
+    """Return the instructions: one small block per call, each of which jumps at most over itself."""
+    return [*_for_all(machine), *_for_one(machine, pid), _ALLOWED]
+
+
+@cache
+def _for_all(machine: str) -> list[bytes]:
     arch, column = _MACHINES[machine]
     denied, ignored, absent = _give(errno.EPERM), _give(0), _give(errno.ENOSYS)
-    yield _load(4)  # the machine of the call: another one's numbers (32 bit) mean other calls
-    yield from (_jump_if(arch, over=1), denied)
-    yield _load(0)
+    # first the machine of the call: another one's numbers (32 bit) mean other calls
+    code = [_load(4), _jump_if(arch, over=1), denied, _load(0)]
     if machine == "x86_64":
-        yield from (_jump_unless(_X32, over=1, test=_HAS_BITS), denied)
+        code += [_jump_unless(_X32, over=1, test=_HAS_BITS), denied]
     for calls, verdict in ((_DENIED, denied), (_IGNORED, ignored), (_ABSENT, absent)):
         for numbers in calls.values():
             if (number := numbers[column]) is not None:
-                yield from (_jump_unless(number, over=1), verdict)
+                code += [_jump_unless(number, over=1), verdict]
+    for pair, index, values in _DENIED_FOR.values():
+        checks = [part for value in values for part in (_jump_unless(value, over=1), denied)]
+        code += _when(pair[column], index, checks)
+    code += _when(_CLONE[column], 0, [_jump_if(_CLONE_THREAD, over=1, test=_HAS_BITS), denied])
+    code += _when(_SOCKETPAIR[column], 1, [_AND_KIND, _jump_if(_SOCK_STREAM, over=1), denied])
+    return code
+
+
+def _for_one(machine: str, pid: int) -> Iterator[bytes]:
+    column, denied = _MACHINES[machine][1], _give(errno.EPERM)
     for numbers in _ON_ITSELF.values():
         yield from _when(numbers[column], 0, [_jump_if(0, over=2), _jump_if(pid, over=1), denied])
-    for pair, index, values in _DENIED_FOR.values():
-        yield from _when(
-            pair[column], index, [part for value in values for part in (_jump_unless(value, over=1), denied)]
-        )
-    yield from _when(_CLONE[column], 0, [_jump_if(_CLONE_THREAD, over=1, test=_HAS_BITS), denied])
-    yield from _when(_SOCKETPAIR[column], 1, [_AND_KIND, _jump_if(_SOCK_STREAM, over=1), denied])
-    yield _ALLOWED
 
 
 _IS: Final = 0x15

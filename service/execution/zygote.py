@@ -19,7 +19,7 @@ from pathlib import Path
 from processors import warm
 from processors.registry import Registry, load_registry
 from service.execution.child import detach, work
-from service.execution.sandbox import adopt_orphans, die_with_parent
+from service.execution.sandbox import adopt_orphans, die_with_parent, prepare
 
 
 class Zygote:
@@ -124,6 +124,7 @@ def main() -> None:
         signal.signal(name, signal.SIG_IGN)
     registry = load_registry(directory=Path(directory) if directory else None)
     warm()
+    prepare()
     gc.collect()
     gc.freeze()  # collections in children leave the shared pages alone
     Zygote(control, registry).serve()
