@@ -31,6 +31,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+#: How long libwebp tries, 0 to 6. At its own 4 a photo takes over twice the time, for 3 percent fewer bytes.
+_WEBP_METHOD = 2
+
 Size = Annotated[int, Field(ge=16, le=4096)]
 
 
@@ -178,7 +181,7 @@ def _fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _shrunk(image: Image.Image, side: int) -> Image.Image:
     size = _fitting(image.size, side)
-    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _flattened(image: Image.Image, background: str) -> Image.Image:
@@ -200,5 +203,5 @@ def _encoded(image: Image.Image, options: PreviewOptions) -> bytes:
     elif options.format == "avif":
         bare.save(buffer, "AVIF", quality=options.quality, max_threads=1)
     else:
-        bare.save(buffer, "WEBP", quality=options.quality)
+        bare.save(buffer, "WEBP", quality=options.quality, method=_WEBP_METHOD)
     return buffer.getvalue()
