@@ -15,9 +15,9 @@ from typing import Final
 
 from bench import servers
 from bench.jobs import _ours, _upload_many
-from bench.measure import quantile
+from bench.measure import cpu_seconds, quantile
 from bench.report import Bench, Result
-from bench.servers import Running
+from bench.servers import Missing, Running
 from bench.uploads import wrk_figures
 from service.durable import Disk
 from service.jobs.file_store import FileJobStore
@@ -152,9 +152,9 @@ def _p99(us: Running, number: int) -> float:
 
 
 def growth(bench: Bench) -> Result:
-    """P10: the same jobs with more and more finished ones on disk, and with one slot and two."""
+    """P10: the same jobs with more and more finished ones on disk, by slots, and by workers of Celery."""
     counts, number = ((100, 1000), 50) if bench.quick else ((100, 10_000, 1_000_000), 500)
-    result = Result("P10: jobs a second with finished jobs on disk, and by slots")
+    result = Result("P10: jobs a second with finished jobs on disk, by slots, and by workers of Celery")
     with ExitStack() as stack:
         entrants = {}
         for finished, slots in [*((count, 2) for count in counts), (counts[0], 1)]:
@@ -164,7 +164,11 @@ def growth(bench: Bench) -> Result:
             entrants[finished, slots] = stack.enter_context(servers.ours(root.parent, **settings))
         for _ in range(bench.rounds):
             for (finished, slots), us in entrants.items():
-                result.add("jobs/s", f"{finished} finished, {slots} slots", number / _ours(us, number))
+                _run(result, us, f"{finished} finished, {slots} slots", number)
+    try:
+        _with_celery(result, bench, number)
+    except Missing as missing:
+        result.notes.append(f"Celery left out: {missing}")
     first = result.of("jobs/s", f"{counts[0]} finished, 2 slots")
     for count in counts[1:]:
         here = result.of("jobs/s", f"{count} finished, 2 slots")
@@ -172,6 +176,24 @@ def growth(bench: Bench) -> Result:
     one = result.of("jobs/s", f"{counts[0]} finished, 1 slots")
     result.ratio("jobs/s, two slots / one", first, one, target=(">=", 1.6))
     return result
+
+
+def _run(result: Result, us: Running, who: str, number: int) -> None:
+    before = cpu_seconds(us.pids())
+    result.add("jobs/s", who, number / _ours(us, number))
+    result.add("cpu ms a job", who, 1000 * (cpu_seconds(us.pids()) - before) / number)
+
+
+def _with_celery(result: Result, bench: Bench, number: int) -> None:
+    with servers.redis(bench.folder) as broker:
+        settings = {"engine": "celery", "broker_url": broker, "data_shared": True, "slots": 1, "min_free": "0"}
+        for _ in range(bench.rounds):
+            for count in (1, 2, 4):
+                folder = bench.folder / f"celery{count}"
+                with servers.ours(folder, default_pipeline="checksum", **settings) as us, servers.workers(us, count):
+                    _run(result, us, f"Celery, workers: {count}", number)
+    one, two = (result.of("jobs/s", f"Celery, workers: {count}") for count in (1, 2))
+    result.ratio("jobs/s, Celery, two workers / one", two, one, target=(">=", 1.6))
 
 
 def gc(bench: Bench) -> Result:

@@ -32,7 +32,7 @@ class Cost:
 def measured(pids: Callable[[], Iterable[int]]) -> Iterator[Cost]:
     """Measure wall time, and CPU time and memory of the processes that ``pids`` names, with those that they have reaped."""
     cost = Cost()
-    before, base = _cpu(pids()), _rss(pids())
+    before, base = cpu_seconds(pids()), _rss(pids())
     peak, stop = [base], threading.Event()
 
     def watch() -> None:
@@ -48,11 +48,12 @@ def measured(pids: Callable[[], Iterable[int]]) -> Iterator[Cost]:
         cost.wall = time.perf_counter() - began
         stop.set()
         watcher.join()
-        cost.cpu = _cpu(pids()) - before
+        cost.cpu = cpu_seconds(pids()) - before
         cost.rss, cost.growth = peak[0], peak[0] - base
 
 
-def _cpu(pids: Iterable[int]) -> float:
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Return the CPU time of these processes until now, with that of their children that have ended."""
     total = 0.0
     for pid in pids:
         try:

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -35,6 +35,7 @@ class Running:
     durability: str  #: what its answer promises: ``sync`` or ``page cache``
     pids: Callable[[], list[int]]
     folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)  #: with which commands act on the same data
 
 
 def need(program: str, package: str) -> str:
@@ -57,8 +58,21 @@ def ours(folder: Path, **settings: object) -> Iterator[Running]:
     """Start this service."""
     with Server(folder, **{"log_level": "warning", **settings}) as server:
         durability = "sync" if server.settings.get("durability", "sync") == "sync" else "page cache"
-        yield Running("file-intake", server.url, durability, server.pids, server.data_dir)
+        yield Running("file-intake", server.url, durability, server.pids, server.data_dir, server.environment())
         server.kill()  # a benchmark waits for no drain
+
+
+@contextmanager
+def workers(us: Running, number: int) -> Iterator[None]:
+    """Start so many ``intake worker`` beside this service; they count among its processes."""
+    command = [sys.executable, "-P", "-m", "service.cli", "worker"]
+    with ExitStack() as stack:
+        for each in range(number):
+            log = us.folder.parent / f"worker{each}.log"
+            began = time.monotonic()
+            ready = lambda began=began: time.monotonic() > began + 3  # noqa: E731 - it is at work when it says nothing
+            stack.enter_context(process(*command, environment=us.environment, log=log, ready=ready))
+        yield
 
 
 @contextmanager

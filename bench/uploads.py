@@ -20,6 +20,7 @@ from bench.report import Bench, Result
 from bench.servers import Missing, Running
 
 MIB = 2**20
+_TUS = ["-H", "Tus-Resumable: 1.0.0", "-H", "Upload-Offset: 0", "-H", "Content-Type: application/offset+octet-stream"]
 LUA = """
 local body = {body}
 wrk.method = "POST"
@@ -43,6 +44,11 @@ def big(bench: Bench) -> Result:
         except Missing as missing:
             nginx = None
             result.notes.append(f"nginx left out: {missing}")
+        try:
+            tus = stack.enter_context(servers.tusd(bench.folder / "tus"))
+        except (Missing, subprocess.CalledProcessError) as missing:
+            tus = None
+            result.notes.append(f"@tus/server left out: {missing}")
         curls = {
             "ours, multipart": (us, ["-F", f"file=@{source}", f"{us.url}/v1/jobs"]),
             "ours, raw": (us, ["-T", str(source), f"{us.url}/v1/files/big.bin"]),
@@ -54,6 +60,8 @@ def big(bench: Bench) -> Result:
                 _upload(result, who, server, arguments)
             if nginx is not None:
                 _with_nginx(result, nginx, source, number)
+            if tus is not None:
+                _upload(result, "tus", tus, ["-X", "PATCH", *_TUS, "-T", str(source), _tus_upload(tus, size)])
             for what, seconds in machine(bench.folder, source).items():
                 result.add("the machine alone, s", what, seconds)
     for ours in ("ours, multipart", "ours, raw"):
@@ -77,7 +85,9 @@ def big(bench: Bench) -> Result:
             result.ratio(
                 f"wall, {ours} / {limit}", result.of("wall s", ours), result.of("wall s", limit), target=("<=", 1.0)
             )
-    result.notes.append("tutorial and nginx alone answer from the page cache and hash nothing; ours syncs and hashes")
+    result.notes.append(
+        "tutorial, tus and nginx alone answer from the page cache and hash nothing; ours syncs and hashes"
+    )
     result.notes.append(
         "CPU is that of all server processes until the answer; the job itself is run by the supervisor, later"
     )
@@ -92,6 +102,25 @@ def _upload(result: Result, who: str, server: Running, arguments: list[str]) -> 
     result.add("wall s", who, cost.wall)
     result.add("cpu s", who, cost.cpu)
     result.add("memory growth MiB", who, cost.growth / MIB)
+
+
+def _tus_upload(tus: Running, size: int) -> str:
+    """Begin an upload by the tus protocol, version 1.0, and return its address."""
+    command = [
+        "curl",
+        "-sS",
+        "-f",
+        "-i",
+        "-X",
+        "POST",
+        "-H",
+        _TUS[1],
+        "-H",
+        f"Upload-Length: {size}",
+        f"{tus.url}/files",
+    ]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return re.search(r"(?im)^location: (\S+)", said)[1]  # type: ignore[index]
 
 
 def _with_nginx(result: Result, nginx: Running, source: Path, number: int) -> None:
