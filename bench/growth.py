@@ -95,6 +95,9 @@ def polls(bench: Bench) -> Result:
                 "first page": f"{us.url}/v1/jobs?limit=50",
                 "filtered page": f"{us.url}/v1/jobs?limit=50&status=failed&label.box=0",
             }
+            if count == _FEW:
+                two = stack.enter_context(servers.ours(folder.parent / "two", data_dir=folder, workers=2, min_free="0"))
+                urls[f"file-intake, {count} jobs, two processes"] = {"status poll": f"{two.url}/v1/jobs/{ids[50]}"}
         tutorial = stack.enter_context(servers.naive(bench.folder / "naive"))
         (job,) = asyncio.run(_upload_many(f"{tutorial.url}/upload", 1))
         urls["tutorial"] = {"status poll": f"{tutorial.url}/status/{job['id']}"}
@@ -107,6 +110,10 @@ def polls(bench: Bench) -> Result:
     few, lots = f"file-intake, {_FEW} jobs", f"file-intake, {many} jobs"
     rate = "status poll, requests/s"
     result.ratio("polls/s, ours / tutorial", result.of(rate, few), result.of(rate, "tutorial"), target=(">=", 2.0))
+    two_rate = result.of(rate, f"{few}, two processes")
+    result.ratio(
+        "polls/s, ours with two processes / tutorial", two_rate, result.of(rate, "tutorial"), target=(">=", 2.0)
+    )
     for page in ("status poll", "first page", "filtered page"):
         rates = result.of(f"{page}, requests/s", lots), result.of(f"{page}, requests/s", few)
         result.ratio(f"{page}/s, many / few", *rates, target=(">=", 0.9))

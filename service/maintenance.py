@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 _BATCH: Final = 500
+_AT_ONCE: Final = 8  #: jobs that are deleted: each waits for the disk, or for servers, much longer than it works
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +62,27 @@ def delete_expired(
         if is_open(job):  # at most for the days that are tried
             raise Conflict("Something of the job is still to be sent.")
 
+    def delete(job_id: str) -> bool:
+        if stopped():
+            return False
+        try:
+            delete_job(store, storage, job_id, check, tombstone=True)
+        except (Conflict, NotFound):
+            store.settle(job_id)  # its row was stale, or it has something to send
+        except (IntakeError, OSError) as error:
+            log.error("an expired job cannot be deleted", job_id=job_id, error=str(error))
+        else:
+            return True
+        return False
+
     count, kept = 0, set[str]()
-    while batch := [job_id for job_id in store.expired(now, _BATCH + len(kept)) if job_id not in kept]:
-        for job_id in batch:
-            if stopped():
-                return count
-            try:
-                delete_job(store, storage, job_id, check, tombstone=True)
-                count += 1
-            except (Conflict, NotFound):
-                store.settle(job_id)  # its row was stale, or it has something to send
-                kept.add(job_id)
-            except (IntakeError, OSError) as error:
-                log.error("an expired job cannot be deleted", job_id=job_id, error=str(error))
-                kept.add(job_id)
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="delete") as threads:
+        while not stopped() and (
+            batch := [job_id for job_id in store.expired(now, _BATCH + len(kept)) if job_id not in kept]
+        ):
+            outcomes = dict(zip(batch, threads.map(delete, batch), strict=True))
+            count += sum(outcomes.values())
+            kept.update(job_id for job_id, deleted in outcomes.items() if not deleted)
     return count
 
 

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import io
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 PIECE: Final = 2**20  #: bytes written and hashed at a time
 #: Bytes that are held in memory and hashed in passing, which takes less than a hop to a thread; what comes in less is joined.
 SMALL: Final = 64 * 2**10
+_SLOW: Final = (
+    0.25  #: seconds after which what is more than that is written too: many slow uploads shall not hold a piece each
+)
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -59,6 +63,7 @@ class LocalUpload:
         self._storage = storage
         self._hash = hashlib.sha256()
         self._held: list[bytes | bytearray] = []  # what has arrived and is not on its way to the disk, as it arrived
+        self._taken_at = time.monotonic()  # when there was nothing of it, the last time
         self._descriptor: int | None = None
         self._file: Any = None  # the same, once there is more than a piece
         self._flushing: asyncio.Task[None] | None = None
@@ -71,7 +76,8 @@ class LocalUpload:
         else:
             self._held.append(bytearray(data))
         self.size += len(data)
-        if _size_of(self._held) >= PIECE:
+        held = _size_of(self._held)
+        if held >= PIECE or (held > SMALL and time.monotonic() - self._taken_at > _SLOW):
             await self._settle()
             self._flushing = asyncio.create_task(self._flush(self._take()))
 
@@ -143,7 +149,7 @@ class LocalUpload:
             await flushing
 
     def _take(self) -> list[bytes | bytearray]:
-        taken, self._held = self._held, []
+        taken, self._held, self._taken_at = self._held, [], time.monotonic()
         return taken
 
     async def _flush(self, held: list[bytes | bytearray]) -> None:

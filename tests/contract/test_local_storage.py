@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from pathlib import Path
 
+import anyio
 import pytest
 
 from service.ids import new_id
@@ -66,6 +68,24 @@ async def test_the_place_of_arrival_keeps_its_name_until_the_upload_is_closed(st
 
     assert finished == [f"incoming/{job_id}", f"{folder}/source"]
     assert files(storage.root) == [f"{folder}/source"]
+
+
+async def test_a_slow_upload_is_written_as_it_comes_and_not_held_until_there_is_a_whole_piece_of_it(storage, job_id):
+    arrived = storage.root / "incoming" / job_id
+    upload = storage.receive(job_id)
+    for _ in range(5):
+        await upload.write(b"x" * 20_000)
+    assert not arrived.exists()  # what is quick enough is written in larger pieces
+
+    await anyio.sleep(0.3)
+    await upload.write(b"y")
+    await anyio.sleep(0.3)
+    written = arrived.stat().st_size
+
+    stored = await upload.digest()
+    await upload.abort()
+    assert written == 100_001
+    assert (stored.size, stored.sha256) == (100_001, hashlib.sha256(b"x" * 100_000 + b"y").hexdigest())
 
 
 @pytest.mark.parametrize("what", ["bytes", "name"])
