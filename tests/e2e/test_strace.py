@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -19,7 +21,6 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 pytestmark = pytest.mark.needs("strace")
 
@@ -143,3 +144,22 @@ def test_without_durability_nothing_is_synced(server: Server, tmp_path: Path):
         upload(server)
     assert [call for call in calls if call.startswith("rename")]  # the record is still replaced at once
     assert [call for call in calls if call.startswith(tuple(f"{name}(" for name in SYNCS))] == []
+
+
+@pytest.mark.parametrize("server", ["none"], indirect=True)
+def test_the_process_of_a_small_attempt_makes_few_system_calls_for_all_its_limits(server: Server, tmp_path: Path):
+    """What every process would find out for itself is found out before the fork: it is most of a small job's cost."""
+    (zygote,) = (
+        pid for pid in server.pids() if b"service.execution.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    path = tmp_path / "trace"
+
+    with traced(server, path, [zygote], ("all",)):
+        upload(server)
+
+    calls = Counter(
+        line.partition(" ")[0] for line in path.read_text(errors="replace").splitlines() if "resumed>" not in line
+    )
+    children = {pid: count for pid, count in calls.items() if pid != str(zygote)}
+    assert len(children) == 1, children
+    assert max(children.values()) < 160
