@@ -99,12 +99,14 @@ def test_more_than_one_round_of_expired_jobs_goes_in_one_collection(services, cl
     assert collect(services).expired == 7
 
 
-def test_a_collection_that_is_told_to_stop_stops(services, store, storage, clock):
+def test_a_collection_that_is_told_to_stop_stops(services, store, storage, monkeypatch):
+    monkeypatch.setattr(maintenance, "_BATCH", 2)
     for _ in range(4):
         added(services, DAY)
-    asked = iter([False, False, True])
 
-    assert delete_expired(store, storage, NOON + DAY, stopped=lambda: next(asked)) == 2
+    assert delete_expired(store, storage, NOON + DAY, stopped=lambda: len(list(store.walk())) <= 2) == 2
+    assert delete_expired(store, storage, NOON + DAY, stopped=lambda: True) == 0
+    assert len(list(store.walk())) == 2
 
 
 def test_a_job_stays_while_something_of_it_waits_to_be_sent_and_keeps_no_other(services, store, monkeypatch):
