@@ -53,7 +53,7 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder, port = tmp_path_factory.mktemp("caddy"), find_free_port()
     prefix = "/intake" if request.param == "under a path" else ""
     with Server(folder / "service", max_upload=LIMIT, **({"root_path": prefix} if prefix else {})) as server:
-        text = examples()[request.param].replace("files.example.org {", f"http://127.0.0.1:{port} {{", 1)
+        text = examples()[request.param].replace("files.example.org {", f"http://127.0.0.1:{port} {{\n\tlog", 1)
         text = text.replace("127.0.0.1:8000", urlsplit(server.url).netloc)
         (folder / "Caddyfile").write_text("{\n\tadmin off\n}\n" + text)
         with (folder / "caddy.log").open("wb") as log:
@@ -68,6 +68,12 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             caddy.terminate()
             caddy.wait()
             server.kill()  # it would wait for the senders it has just refused
+
+
+def logged(server: Server) -> list[int]:
+    """Return the status of each request that Caddy is through with."""
+    lines = map(json.loads, (server.folder.parent / "caddy.log").read_text().splitlines())
+    return [line["status"] for line in lines if line.get("logger", "").startswith("http.log.access")]
 
 
 def test_an_upload_passes_caddy(front: tuple[Server, str], tmp_path: Path) -> None:
@@ -103,8 +109,11 @@ def test_the_413_of_the_service_passes_caddy_ten_times_of_ten_where_a_length_is_
     large = tmp_path / "large.bin"
     large.write_bytes(bytes(24 * 2**20))
     server, url = front
+    before = len(logged(server))
     with nothing_left(server):
         sent = [curl(*[word.replace("{}", str(large)) for word in arguments], f"{url}/v1/jobs") for _ in range(10)]
+    wait_until(lambda: len(logged(server)) == before + 10, what="Caddy to write of ten requests")
+    assert logged(server)[before:] == [413] * 10  # it had the answer of each
     answered = [one.answer for one in sent if one.exit_code != CUT]
     assert len(answered) >= 10 - cut
     for answer in answered:

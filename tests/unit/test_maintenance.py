@@ -100,7 +100,7 @@ def test_more_than_one_round_of_expired_jobs_goes_in_one_collection(services, cl
 
 
 def test_a_collection_that_is_told_to_stop_stops(services, store, storage, monkeypatch):
-    monkeypatch.setattr(maintenance, "_BATCH", 2)
+    monkeypatch.setattr(maintenance, "_AT_ONCE", 1)  # what is being deleted is deleted: of several none knows how many
     for _ in range(4):
         added(services, DAY)
 
