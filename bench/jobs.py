@@ -181,15 +181,8 @@ def _queues(stack: ExitStack, folder: Path, broker: str) -> dict[str, Callable[[
     rq = [sys.executable, "-m", "rq.cli", "worker-pool", "-n", "2", "-u", broker, "-q"]
     huey = [sys.executable, "-m", "huey.bin.huey_consumer", "bench.peers.hueys.huey", "-w", "2", "-k", "process", "-q"]
     for name, command in (("celery", celery), ("rq", rq), ("huey", huey)):
-        began = time.monotonic()
-        stack.enter_context(
-            servers.process(
-                *command,
-                environment=environment,
-                log=folder / f"{name}.log",
-                ready=lambda began=began: time.monotonic() > began + 3,  # type: ignore[misc]
-            )
-        )
+        log = folder / f"{name}.log"
+        stack.enter_context(servers.process(*command, environment=environment, log=log, ready=servers.after(3)))
     tutorial = stack.enter_context(servers.naive(folder / "queued", **environment, PEER_QUEUE="celery"))
 
     def until_ran(number: int, submit: Callable[[], None]) -> float:

@@ -69,10 +69,14 @@ def workers(us: Running, number: int) -> Iterator[None]:
     with ExitStack() as stack:
         for each in range(number):
             log = us.folder.parent / f"worker{each}.log"
-            began = time.monotonic()
-            ready = lambda began=began: time.monotonic() > began + 3  # noqa: E731 - it is at work when it says nothing
-            stack.enter_context(process(*command, environment=us.environment, log=log, ready=ready))
+            stack.enter_context(process(*command, environment=us.environment, log=log, ready=after(3)))
         yield
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """Return what holds so many seconds from now: for programs that do not say when they are ready."""
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() > until
 
 
 @contextmanager

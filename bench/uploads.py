@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import psutil
@@ -41,16 +41,8 @@ def big(bench: Bench) -> Result:
     with ExitStack() as stack:
         us = stack.enter_context(servers.ours(bench.folder / "ours", default_pipeline="checksum", min_free="0"))
         tutorial = stack.enter_context(servers.naive(bench.folder / "naive"))
-        try:
-            nginx = stack.enter_context(servers.nginx(bench.folder / "nginx"))
-        except Missing as missing:
-            nginx = None
-            result.notes.append(f"nginx left out: {missing}")
-        try:
-            tus = stack.enter_context(servers.tusd(bench.folder / "tus"))
-        except (Missing, subprocess.CalledProcessError) as missing:
-            tus = None
-            result.notes.append(f"@tus/server left out: {missing}")
+        nginx = _if_there(stack, result, "nginx", servers.nginx(bench.folder / "nginx"))
+        tus = _if_there(stack, result, "@tus/server", servers.tusd(bench.folder / "tus"))
         curls = {
             "ours, multipart": (us, ["-F", f"file=@{source}", f"{us.url}/v1/jobs"]),
             "ours, raw": (us, ["-T", str(source), f"{us.url}/v1/files/big.bin"]),
@@ -96,6 +88,14 @@ def big(bench: Bench) -> Result:
     return result
 
 
+def _if_there(stack: ExitStack, result: Result, name: str, server: AbstractContextManager[Running]) -> Running | None:
+    try:
+        return stack.enter_context(server)
+    except (Missing, subprocess.CalledProcessError) as missing:
+        result.notes.append(f"{name} left out: {missing}")
+        return None
+
+
 def _upload(result: Result, who: str, server: Running, arguments: list[str]) -> None:
     _settled(server)
     api = [server.pids()[0]]  # the process that takes the bytes
@@ -108,19 +108,7 @@ def _upload(result: Result, who: str, server: Running, arguments: list[str]) -> 
 
 def _tus_upload(tus: Running, size: int) -> str:
     """Begin an upload by the tus protocol, version 1.0, and return its address."""
-    command = [
-        "curl",
-        "-sS",
-        "-f",
-        "-i",
-        "-X",
-        "POST",
-        "-H",
-        _TUS[1],
-        "-H",
-        f"Upload-Length: {size}",
-        f"{tus.url}/files",
-    ]
+    command = ["curl", "-sSfi", "-X", "POST", *_TUS[:2], "-H", f"Upload-Length: {size}", f"{tus.url}/files"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return re.search(r"(?im)^location: (\S+)", said)[1]  # type: ignore[index]
 

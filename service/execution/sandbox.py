@@ -79,7 +79,7 @@ def missing() -> list[str]:
 def prepare() -> None:
     """Find out once what ``confine`` has to find out, for the processes that are forked from this one."""
     _installation()
-    if landlock.abi() and seccomp.is_available():
+    if "seccomp" in layers("auto"):
         seccomp.prepare()
 
 

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 PIECE: Final = 2**20  #: bytes written and hashed at a time
 #: Bytes that are held in memory and hashed in passing, which takes less than a hop to a thread; what comes in less is joined.
 SMALL: Final = 64 * 2**10
-_SLOW: Final = (
-    0.25  #: seconds after which what is more than that is written too: many slow uploads shall not hold a piece each
-)
+#: Seconds after which what is more than that is written too: many slow uploads shall not hold a piece each.
+_SLOW: Final = 0.25
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -65,7 +64,7 @@ class LocalUpload:
         self._held: list[bytes | bytearray] = []  # what has arrived and is not on its way to the disk, as it arrived
         self._taken_at = time.monotonic()  # when there was nothing of it, the last time
         self._descriptor: int | None = None
-        self._file: Any = None  # the same, once there is more than a piece
+        self._file: Any = None  # the same, once some of it is written before its end
         self._flushing: asyncio.Task[None] | None = None
 
     async def write(self, data: bytes) -> None:

@@ -7,13 +7,13 @@ import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from service.testing import Server
+from tests.e2e.rig import processes
 from tests.http import NO_TLS
 from tests.integration.api import accepted, finished
 from tests.needs import need
@@ -21,6 +21,7 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 pytestmark = pytest.mark.needs("strace")
 
@@ -149,9 +150,7 @@ def test_without_durability_nothing_is_synced(server: Server, tmp_path: Path):
 @pytest.mark.parametrize("server", ["none"], indirect=True)
 def test_the_process_of_a_small_attempt_makes_few_system_calls_for_all_its_limits(server: Server, tmp_path: Path):
     """What every process would find out for itself is found out before the fork: it is most of a small job's cost."""
-    (zygote,) = (
-        pid for pid in server.pids() if b"service.execution.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    zygote = processes(server).zygote
     path = tmp_path / "trace"
 
     with traced(server, path, [zygote], ("all",)):
