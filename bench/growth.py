@@ -68,13 +68,13 @@ def _make(number: int, *, queued: bool, expired: bool) -> Iterator[Job]:
         job_id = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
         yield Job(
             id=job_id,
-            status=JobStatus.QUEUED if queued else JobStatus.SUCCEEDED if count % 1000 else JobStatus.FAILED,
+            status=JobStatus.QUEUED if queued else JobStatus.SUCCEEDED if count % 10 else JobStatus.FAILED,
             created_at=created,
             finished_at=None if queued else created,
             expires_at=created if expired else None,
             file=file,
             pipeline="checksum",
-            labels={"box": str(count % 100)},
+            labels={"box": str(count % 20)},  # of each thousand 50 have failed and are in box 0
             steps=steps,
         )
 

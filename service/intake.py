@@ -19,12 +19,12 @@ from service.acceptance import Apart
 from service.access.model import ANYBODY, Principal
 from service.access.quota import Allowance, Quota
 from service.blob import Blob, artifact_of, source_of
+from service.deletion import delete_job
 from service.errors import Conflict, Gone, NotFound, PreconditionFailed, QueueFull, RecordCorrupt, StorageFull
 from service.jobs.model import Job, JobStatus
 from service.jobs.refusals import no_such_job
 from service.jobs.store import JobQuery, KeyHold, Page
 from service.looks import Looks
-from service.maintenance import delete_job
 from service.notify.wishes import not_by_link
 from service.reception import Reception, too_large
 from service.watch import Watch

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from service.deletion import Deleting
 from service.errors import Conflict, IntakeError, NotFound
 from service.jobs.model import Job
 from service.jobs.notices import is_open
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from service.wiring import Services
 
 log = structlog.get_logger(__name__)
-_BATCH: Final = 500
-_AT_ONCE: Final = 8  #: jobs that are deleted: each waits for the disk, or for servers, much longer than it works
+_BATCH: Final = 64  #: expired jobs at a time: nobody waits long for one of them, nor for the disk beside them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +45,13 @@ def collect(
         return Collected(expired=sum(1 for _ in _expired(store, now)), swept=0, bytes=0)
     for job_id in list(store.quarantined()):
         store.restore(job_id)  # somebody has mended it, or this version reads what an older one could not
-    expired = delete_expired(store, storage, now, stopped)
+    expired = delete_expired(store, services.delete_all, now, stopped)
     swept = sweep_uploads(store, storage) + store.sweep(now)
     return Collected(expired=expired, swept=swept, bytes=storage.sweep(now))
 
 
 def delete_expired(
-    store: JobStore, storage: Storage, now: datetime, stopped: Callable[[], bool] = lambda: False
+    store: JobStore, delete_all: Deleting, now: datetime, stopped: Callable[[], bool] = lambda: False
 ) -> int:
     """Delete the jobs whose time has come, until ``stopped``, leaving tombstones; return how many."""
 
@@ -62,37 +61,22 @@ def delete_expired(
         if is_open(job):  # at most for the days that are tried
             raise Conflict("Something of the job is still to be sent.")
 
-    def delete(job_id: str) -> bool:
-        if stopped():
-            return False
-        try:
-            delete_job(store, storage, job_id, check, tombstone=True)
-        except (Conflict, NotFound):
-            store.settle(job_id)  # its row was stale, or it has something to send
-        except (IntakeError, OSError) as error:
-            log.error("an expired job cannot be deleted", job_id=job_id, error=str(error))
-        else:
-            return True
-        return False
-
     count, kept = 0, set[str]()
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="delete") as threads:
-        while not stopped() and (
-            batch := [job_id for job_id in store.expired(now, _BATCH + len(kept)) if job_id not in kept]
-        ):
-            outcomes = dict(zip(batch, threads.map(delete, batch), strict=True))
-            count += sum(outcomes.values())
-            kept.update(job_id for job_id, deleted in outcomes.items() if not deleted)
+    while not stopped() and (
+        batch := sorted(job_id for job_id in store.expired(now, _BATCH + len(kept)) if job_id not in kept)
+    ):
+        for job_id, error in zip(batch, delete_all(batch, check), strict=True):
+            if error is None:
+                count += 1
+                continue
+            kept.add(job_id)
+            if isinstance(error, Conflict | NotFound):
+                store.settle(job_id)  # its row was stale, or it has something to send
+            elif isinstance(error, IntakeError | OSError):
+                log.error("an expired job cannot be deleted", job_id=job_id, error=str(error))
+            else:
+                raise error
     return count
-
-
-def delete_job(
-    store: JobStore, storage: Storage, job_id: str, check: Callable[[Job], None], *, tombstone: bool = False
-) -> None:
-    """Delete record and bytes of a job if ``check`` does not raise: first the record, which is the commit point."""
-    store.delete(job_id, check, tombstone=tombstone)
-    storage.delete(job_id)
-    store.forget(job_id)
 
 
 def sweep_uploads(store: JobStore, storage: Storage) -> int:
@@ -106,11 +90,14 @@ def sweep_uploads(store: JobStore, storage: Storage) -> int:
     return swept
 
 
-def sweep_job(store: JobStore, storage: Storage, job_id: str) -> bool:
-    """Remove the bytes of a job that has no record and whose upload is not alive; return whether there was something."""
+def sweep_job(store: JobStore, storage: Storage, job_id: str, *, settled: bool = False) -> bool:
+    """Remove the bytes of a job that has no record and whose upload is not alive; return whether there was something.
+
+    With ``settled`` there is a record, and all that follows from it was done a moment ago.
+    """
     if storage.is_receiving(job_id):
         return False
-    if store.settle(job_id):  # looked at after the upload has ended: nothing can commit it any more
+    if settled or store.settle(job_id):  # looked at after the upload has ended: nothing can commit it any more
         storage.tidy(job_id)
         return False
     if storage.is_closed(job_id) and not store.is_deleted(job_id):
@@ -123,10 +110,10 @@ def sweep_job(store: JobStore, storage: Storage, job_id: str) -> bool:
     return True
 
 
-def tidy_up(store: JobStore, storage: Storage, job_id: str) -> None:
+def tidy_up(store: JobStore, storage: Storage, job_id: str, *, settled: bool = False) -> None:
     """Do the same after a look at a job that has ended; where the storage does not answer, housekeeping does it later."""
     try:
-        sweep_job(store, storage, job_id)
+        sweep_job(store, storage, job_id, settled=settled)
     except StorageUnreachable as error:
         log.warning("what is left of an upload cannot be looked for", job_id=job_id, error=str(error))
 

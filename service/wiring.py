@@ -18,6 +18,7 @@ from service.access.store import TokenStore
 from service.audit import Audit
 from service.clock import Clock, utc_now
 from service.counts import Counts
+from service.deletion import Deleting, delete_apart, delete_together
 from service.durable import Disk
 from service.engine import build_engine
 from service.engines.base import Engine
@@ -74,6 +75,7 @@ class Services:
     guard: Guard
     wishes: Wishes
     ending: Callable[[Job], Job]  #: applied within every change that ends a job
+    delete_all: Deleting  #: of jobs that have expired
     let_go: Callable[[], None] = lambda: None  #: of what the parts hold open beside records and counts
     together: Together | None = None  #: commits uploads together, where store and storage can
 
@@ -147,6 +149,7 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
     except OSError as error:
         raise ConfigError(f"INTAKE_DATA_DIR={settings.data_dir}: {error.strerror or error}") from error
     guard = Guard(settings.names("webhook_allow"))
+    on_disk = (store, storage) if isinstance(store, FileJobStore) and isinstance(storage, LocalStorage) else None
     return Services(
         settings=settings,
         catalogue=catalogue or load_catalogue(settings),
@@ -164,9 +167,8 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
         wishes=_wishes(settings, guard, shared.endpoints),
         ending=_ending(settings, shared.endpoints, clock),
         let_go=shared.close,
-        together=Together(store, storage)
-        if isinstance(store, FileJobStore) and isinstance(storage, LocalStorage)
-        else None,
+        delete_all=partial(delete_together, *on_disk) if on_disk else partial(delete_apart, store, storage),
+        together=Together(*on_disk) if on_disk else None,
     )
 
 
@@ -204,6 +206,7 @@ def build_in_memory(
         guard=guard,
         wishes=_wishes(settings, guard, endpoints),
         ending=ending,
+        delete_all=partial(delete_apart, store, storage),
     )
 
 

@@ -100,7 +100,7 @@ class ThreadLauncher:
         try:
             with channel, suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the runner has given it up
                 request = wire.Request.receive(channel)
-                perform(request, self._registry, channel)
+                perform(request, self._registry, wire.Reports(channel))
                 channel.shutdown(socket.SHUT_WR)
                 status = 0
         except SystemExit as error:  # what would end a process of its own ends this attempt

@@ -36,7 +36,8 @@ _SLICE: Final = 100_000  #: microseconds at a stretch, the longest there is: who
 def work(channel: socket.socket, registry: Registry) -> None:
     """Run the attempt that the next request on ``channel`` describes; returns when its outcome is reported."""
     request = wire.Request.receive(channel)
-    handler = _Reporter(channel)
+    reports = wire.Reports(channel)
+    handler = _Reporter(reports)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     workdir = Path(request.workdir)
@@ -44,8 +45,8 @@ def work(channel: socket.socket, registry: Registry) -> None:
     os.chdir(workdir)  # also where temporary files land, as no other folder can be written
     readable = [Path(request.source["path"]), *(Path(path) for path in request.files()), *map(Path, request.code)]
     level = confine(request.process, readable=readable, writable=workdir)
-    wire.send(channel, {"event": "confined", "level": level})
-    perform(request, registry, channel)
+    reports.tell({"event": "confined", "level": level})
+    perform(request, registry, reports)
 
 
 def give_way() -> None:
@@ -63,8 +64,8 @@ def give_way() -> None:
         set_slice(_SLICE)
 
 
-def perform(request: wire.Request, registry: Registry, channel: socket.socket) -> None:
-    """Run the pipeline of ``request`` and report to ``channel`` as it goes; the last event is the outcome.
+def perform(request: wire.Request, registry: Registry, reports: wire.Reports) -> None:
+    """Run the pipeline of ``request`` and report as it goes; the last event is the outcome.
 
     What is stored is compared with what was recorded of it before any step reads it: a source that has changed ends the attempt,
     and a step with such an artifact runs again. It takes a pass over the files, which has the attempt's deadline.
@@ -77,7 +78,7 @@ def perform(request: wire.Request, registry: Registry, channel: socket.socket) -
         detail = f"The stored files cannot be read: {error.strerror or error}."
         damage = Failure(reason="error", code="processor-failed", detail=detail)
     if damage:
-        wire.send(channel, {"event": "outcome", "outcome": "failed", **damage.document()})
+        reports.tell({"event": "outcome", "outcome": "failed", **damage.document()})
         return
     run(
         [Step(**step) for step in request.steps],
@@ -92,8 +93,8 @@ def perform(request: wire.Request, registry: Registry, channel: socket.socket) -
             )
             for name, done in finished.items()
         },
-        report=lambda event: wire.send(channel, event),
-        connect=partial(broker.ask, channel),
+        report=reports.tell,
+        connect=partial(broker.ask, reports.channel),
     )
 
 
@@ -127,16 +128,16 @@ def take_signals() -> None:
 class _Reporter(logging.Handler):
     """Sends the processors' log lines to the runner, which knows where logs go; a flood is cut off."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, reports: wire.Reports) -> None:
         super().__init__()
-        self._channel = channel
+        self._reports = reports
         self._left = wire.MAX_LOG_LINES
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._left > 0:
             self._left -= 1
             line = self.format(record)[:4000]
-            wire.send(self._channel, {"event": "log", "level": record.levelname.lower(), "message": line})
+            self._reports.tell({"event": "log", "level": record.levelname.lower(), "message": line})
 
 
 def main() -> None:

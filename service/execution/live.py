@@ -29,6 +29,7 @@ _MAX_STEP_REPORTS: Final = 1000  #: of one attempt; each makes the record anew, 
 _MAX_FACTS: Final = 6 * MAX_FACTS_BYTES  #: as ASCII, where a byte of UTF-8 becomes six at most
 _MAX_UNIT: Final = 32  #: characters
 _MAX_WAIT: Final = 7 * 86400.0  #: seconds that a processor is waited for at its word
+_PLAIN: Final = frozenset({"event", "step", "status"})  #: members with nothing in them that a record could not hold
 _NAME: Final = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
 
 #: Text that may hold what a processor took from a strange file name: surrogates, which no record and no log can hold.
@@ -209,6 +210,8 @@ class LiveJob:
             self._ran[report.step] = self._run(report.step, status)
         if report.media_type:
             self.job = self.job.evolve(file=self.job.file.evolve(media_type=report.media_type))
+        if report.model_fields_set <= _PLAIN:
+            return
         try:
             decode(encode(self.job), self.job.id)
         except (ValueError, RecordCorrupt) as error:

@@ -146,9 +146,11 @@ class Supervisor:
             future.add_done_callback(lambda _: self._bell.wake())
 
     def _attempt(self, job_id: str) -> Job | None:
+        began = self._clock()
         job = self._run(job_id, self._interrupt)
         if job is None or job.done:
-            tidy_up(self._store, self._storage, job_id)
+            ended_here = job is not None and job.finished_at is not None and job.finished_at >= began
+            tidy_up(self._store, self._storage, job_id, settled=ended_here)
         return job
 
     def _wait(self, timeout: float) -> None:

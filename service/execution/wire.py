@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from service.execution.sandbox import ProcessLimits
 
 MAX_FRAME: Final = 2**20
 MAX_LOG_LINES: Final = 200  #: of one attempt
+_FOLLOWED: Final = ("succeeded", "failed", "skipped")  #: of a step: the next one begins, or there is the outcome
 _HEAD: Final = struct.Struct("!I")
 
 
@@ -45,7 +47,7 @@ class Request:
 
     def send(self, channel: socket.socket) -> None:
         """Send the request; blocks until the process has taken it."""
-        send(channel, asdict(self))
+        send(channel, {**vars(self), "process": vars(self.process)})
 
     @classmethod
     def receive(cls, channel: socket.socket) -> Request:
@@ -57,8 +59,24 @@ class Request:
 
 def send(channel: socket.socket, value: dict[str, Any]) -> None:
     """Send one frame."""
-    data = json.dumps(value, separators=(",", ":")).encode()
-    channel.sendall(_HEAD.pack(len(data)) + data)
+    channel.sendall(_framed(value))
+
+
+class Reports:
+    """Sends what an attempt reports, from any thread. What another report follows at once waits for it: each wakes the runner."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self._lock = threading.Lock()
+        self._held = b""
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Send a report: one of the pipeline's runner (``processors.runner``), or of the process itself."""
+        with self._lock:
+            self._held += _framed(event)
+            if event["event"] != "confined" and event.get("status") not in _FOLLOWED:
+                self.channel.sendall(self._held)
+                self._held = b""
 
 
 class FrameReader:
@@ -85,6 +103,11 @@ class FrameReader:
             if not isinstance(value, dict):
                 raise WireError("a frame that is not an object")
             yield value
+
+
+def _framed(value: dict[str, Any]) -> bytes:
+    data = json.dumps(value, separators=(",", ":")).encode()
+    return _HEAD.pack(len(data)) + data
 
 
 def _exactly(channel: socket.socket, size: int) -> bytes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from service import faults
 from service.durable import Disk, beside, write_all
@@ -17,6 +17,7 @@ from service.jobs.record import encode
 from service.jobs.refusals import disk_failed
 from service.joint import Joint, Outcomes
 
+T = TypeVar("T")
 RECORD: Final = "job.json"
 
 
@@ -81,7 +82,7 @@ def create(
             record.leave()
             with suppress(OSError):  # a marker without a record is found
                 pending.remove(record.job.id)
-    _confirm(left, joint)
+    confirm(left, [record.folder for record in left], joint)
     if committed := [record.job for record in left]:
         listing.add(committed)
     for _ in committed:
@@ -94,10 +95,10 @@ def _mark(job: Job, pending: Markers) -> None:
     faults.reach("accept.marked")
 
 
-def _confirm(left: Outcomes[_Record], joint: Joint) -> None:
-    """Sync the names of the records: whoever fails here may be committed all the same."""
-    for record in left:
-        joint.folder(record.folder)
+def confirm(left: Outcomes[T], folders: Iterable[Path], joint: Joint) -> None:
+    """Sync the names in the folders of all that have got so far: who fails here may be committed all the same."""
+    for folder in folders:
+        joint.folder(folder)
     try:
         joint.end(barrier=True)
     except OSError as error:

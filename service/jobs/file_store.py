@@ -29,6 +29,7 @@ from service.jobs.markers import DeliveryMarkers, Markers
 from service.jobs.model import Job, JobStatus
 from service.jobs.record import Overlay, decode, encode
 from service.jobs.refusals import disk_failed, expired_job, no_such_job, require_id
+from service.jobs.removing import DELETED, remove
 from service.jobs.store import Change, JobQuery, KeyHold, Lead, Lease, Moves, Page, Position
 from service.joint import Joint
 
@@ -36,7 +37,6 @@ log = structlog.get_logger(__name__)
 _OVERLAY: Final = "progress.json"
 _ROOM: Final = "room.json"  #: reserved while an attempt runs, so that its end can be recorded on a full disk
 _ROOM_SIZE: Final = 2**16
-_DELETED: Final = "deleted.json"  #: what a delete makes of the record, so that nobody takes it for lost
 
 
 class FileJobStore:
@@ -206,29 +206,34 @@ class FileJobStore:
         return astray
 
     def is_deleted(self, job_id: str) -> bool:
-        return (self.folder(job_id) / _DELETED).exists()
+        return (self.folder(job_id) / DELETED).exists()
 
     def delete(self, job_id: str, check: Callable[[Job], None], *, tombstone: bool = False) -> None:
-        with self._locked(job_id):
-            try:
-                job = self.get(job_id)
-                check(job)
-            except RecordCorrupt:
-                job = None
-            self._pending.set(job_id)
-            with suppress(FileNotFoundError):  # it is lost, and that is why it is deleted
-                (self.folder(job_id) / RECORD).replace(self.folder(job_id) / _DELETED)
-            try:
-                self._disk.sync_folder(self.folder(job_id))
-            except OSError as error:
-                raise disk_failed() from error
-            self._aside.remove(job_id)
-        if job:
-            self.listing.drop(job_id, job.labels, gone_at=self._clock() if tombstone else None, owner=job.owner)
+        with Joint(self._disk) as joint:
+            (error,) = self.delete_all([job_id], check, joint, tombstone=tombstone)
+        if error is not None:
+            raise error
+
+    def delete_all(
+        self, job_ids: Sequence[str], check: Callable[[Job], None], joint: Joint, *, tombstone: bool = False
+    ) -> list[Exception | None]:
+        """Remove these records, sorted by their ids; return for each what ``delete`` would raise."""
+        gone_at = self._clock() if tombstone else None
+        return remove(
+            job_ids,
+            check,
+            joint,
+            get=self.get,
+            folder=self.folder,
+            missing=self._missing,
+            pending=self._pending,
+            aside=self._aside,
+            drop=lambda jobs: self.listing.remove(jobs, gone_at),
+        )
 
     def forget(self, job_id: str) -> None:
         self._deliveries.drop(job_id)
-        remove_folder(self.folder(job_id), {_DELETED, _OVERLAY, _ROOM, "lease", "lock"})
+        remove_folder(self.folder(job_id), {DELETED, _OVERLAY, _ROOM, "lease", "lock"})
         self._pending.remove(job_id)
 
     def hold_key(self, scope: str) -> AbstractContextManager[KeyHold]:

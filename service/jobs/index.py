@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from service import tallies
@@ -55,6 +54,7 @@ on conflict (id) do update set version = excluded.version, status = excluded.sta
   expires_at = excluded.expires_at, due_at = excluded.due_at, counted = excluded.counted where excluded.version >= version
 """
 _INSERT: Final = "insert into jobs values (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
+_DELETE: Final = "delete from jobs where id = ?"
 _LABEL: Final = "insert or ignore into labels values (?, ?, ?)"
 
 
@@ -104,21 +104,20 @@ class JobIndex:
         with self._lock, self._open() as db:
             return journal.read(db, after, limit)
 
-    def drop(
-        self,
-        job_id: str,
-        labels: Mapping[str, str] = MappingProxyType({}),
-        *,
-        gone_at: datetime | None = None,
-        owner: str | None = None,
-    ) -> None:
-        """Remove the rows of a job; with ``gone_at`` remember that it was there, and whose it was."""
+    def drop(self, job_id: str) -> None:
+        """Remove the row of a job of which nothing else is known."""
         with self._lock, self._open() as db:
-            db.execute("delete from jobs where id = ?", (job_id,))
-            rows = [(key, value, job_id) for key, value in labels.items()]
+            db.execute(_DELETE, (job_id,))
+
+    def remove(self, jobs: Sequence[Job], gone_at: datetime | None) -> None:
+        """Remove the rows of jobs; with ``gone_at`` remember that they were there, and whose they were."""
+        with self._lock, self._open() as db:
+            db.executemany(_DELETE, [(job.id,) for job in jobs])
+            rows = [label for job in jobs for label in _labels(job)]
             db.executemany("delete from labels where key = ? and value = ? and id = ?", rows)
             if gone_at:
-                db.execute("insert or replace into gone values (?, ?, ?)", (job_id, _stamp(gone_at), owner))
+                gone = [(job.id, _stamp(gone_at), job.owner) for job in jobs]
+                db.executemany("insert or replace into gone values (?, ?, ?)", gone)
 
     def ids(self, query: JobQuery) -> Iterator[str]:
         """Yield the ids that the rows say match, newest first."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 import structlog
@@ -65,17 +64,15 @@ class Listing:
             self._doubt(error)
             return Moves(position=after or Position("none", 0), lost=after is None)
 
-    def drop(
-        self,
-        job_id: str,
-        labels: Mapping[str, str] = MappingProxyType({}),
-        *,
-        gone_at: datetime | None = None,
-        owner: str | None = None,
-    ) -> None:
-        """Remove the rows of a job; with ``gone_at`` remember that it was there, and whose it was."""
+    def drop(self, job_id: str) -> None:
+        """Remove the row of a job of which nothing else is known."""
         with suppress(sqlite3.Error):
-            self._index.drop(job_id, labels, gone_at=gone_at, owner=owner)
+            self._index.drop(job_id)
+
+    def remove(self, jobs: Sequence[Job], gone_at: datetime | None) -> None:
+        """Remove the rows of jobs; with ``gone_at`` remember that they were there, and whose they were."""
+        with suppress(sqlite3.Error):
+            self._index.remove(jobs, gone_at)
 
     def ids(self, query: JobQuery) -> Iterator[str]:
         """Yield the ids of all jobs that may match, newest first. Some do not, or have no record any more."""

@@ -149,10 +149,18 @@ class LocalStorage:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def delete(self, job_id: str) -> None:
-        with suppress(FileNotFoundError):
-            self.folder(job_id).rename(self.root / "trash" / job_id)
-            self.disk.sync_folder(self.folder(job_id).parent)
-        self.tidy(job_id)  # last: until then this name leads to what is left of the folder
+        with Joint(self.disk) as joint:
+            (error,) = self.delete_all([job_id], joint)
+        if error is not None:
+            raise error
+
+    def delete_all(self, job_ids: Sequence[str], joint: Joint) -> list[Exception | None]:
+        """Remove the bytes of these jobs; return for each what ``delete`` would raise."""
+        left = Outcomes(job_ids)
+        left.each(lambda job_id: self._discard(job_id, joint))
+        left.all(lambda: joint.end(barrier=True))
+        left.each(self.tidy)  # last: until then this name leads to what is left of the folder
+        return left.errors
 
     def is_receiving(self, job_id: str) -> bool:
         path = self.root / "incoming" / job_id
@@ -182,6 +190,12 @@ class LocalStorage:
             freed += _size_of(folder)
             shutil.rmtree(folder, ignore_errors=True)
         return freed
+
+    def _discard(self, job_id: str, joint: Joint) -> None:
+        folder = self.folder(job_id)
+        with suppress(FileNotFoundError):
+            folder.rename(self.root / "trash" / job_id)
+            joint.folder(folder.parent)
 
 
 def _open_made(folder: Path, name: str) -> int:

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
+from service.deletion import delete_together
 from service.durable import Disk, locked
 from service.jobs import index as module
 from service.jobs import journal
@@ -418,7 +420,9 @@ def test_stale_rows_of_expired_jobs_do_not_stand_in_the_way(store, root, monkeyp
     for job_id in ids[:3]:
         shutil.rmtree(store.folder(job_id))
 
-    deleted = [delete_expired(store, storage, NOON + timedelta(days=1)) for _ in range(2)]
+    deleted = [
+        delete_expired(store, partial(delete_together, store, storage), NOON + timedelta(days=1)) for _ in range(2)
+    ]
 
     assert sum(deleted) == 1
     assert store.expired(NOON + timedelta(days=1), 10) == []

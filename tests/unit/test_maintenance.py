@@ -9,9 +9,10 @@ import pytest
 
 from service import maintenance
 from service.clock import HeldClock
+from service.deletion import delete_job
 from service.errors import Gone, NotFound, OutcomeUnknown
 from service.jobs.notices import Kind, Subscriber, Try, announced, delivering
-from service.maintenance import collect, delete_expired, delete_job, sweep_job, sweep_uploads
+from service.maintenance import collect, delete_expired, sweep_job, sweep_uploads
 from service.wiring import build_in_memory
 from tests.jobs import NOON, make_job
 
@@ -100,12 +101,12 @@ def test_more_than_one_round_of_expired_jobs_goes_in_one_collection(services, cl
 
 
 def test_a_collection_that_is_told_to_stop_stops(services, store, storage, monkeypatch):
-    monkeypatch.setattr(maintenance, "_AT_ONCE", 1)  # what is being deleted is deleted: of several none knows how many
+    monkeypatch.setattr(maintenance, "_BATCH", 1)
     for _ in range(4):
         added(services, DAY)
 
-    assert delete_expired(store, storage, NOON + DAY, stopped=lambda: len(list(store.walk())) <= 2) == 2
-    assert delete_expired(store, storage, NOON + DAY, stopped=lambda: True) == 0
+    assert delete_expired(store, services.delete_all, NOON + DAY, stopped=lambda: len(list(store.walk())) <= 2) == 2
+    assert delete_expired(store, services.delete_all, NOON + DAY, stopped=lambda: True) == 0
     assert len(list(store.walk())) == 2
 
 
@@ -114,14 +115,14 @@ def test_a_job_stays_while_something_of_it_waits_to_be_sent_and_keeps_no_other(s
     to = Subscriber(to="ep_1", kind=Kind.WEBHOOK, address="https://hooks.example.org/")
     telling, other = added(services, DAY), added(services, 2 * DAY)
     store.update(telling, lambda job: announced(job, [to], NOON))
-    assert delete_expired(store, services.storage, NOON + 2 * DAY) == 1
+    assert delete_expired(store, services.delete_all, NOON + 2 * DAY) == 1
     assert store.get(telling).id == telling
     with pytest.raises(Gone):
         store.get(other)
     given_up = Try(at=NOON, seconds=0, detail="no")
     name = store.get(telling).notices[0].id
     store.update(telling, lambda job: delivering(job, name, "ep_1", lambda one: one.tried(given_up, "dead", None)))
-    assert delete_expired(store, services.storage, NOON + 2 * DAY) == 1
+    assert delete_expired(store, services.delete_all, NOON + 2 * DAY) == 1
 
 
 def test_a_job_that_was_retried_meanwhile_stays(services, store, storage, monkeypatch):
@@ -130,7 +131,7 @@ def test_a_job_that_was_retried_meanwhile_stays(services, store, storage, monkey
     store.update(job_id, lambda job: job.retried(1, NOON))
     monkeypatch.setattr(store, "expired", lambda now, limit: stale)
 
-    assert delete_expired(store, storage, NOON + DAY) == 0
+    assert delete_expired(store, services.delete_all, NOON + DAY) == 0
     assert store.pending() == [job_id]
     assert storage._sources
 
@@ -147,7 +148,7 @@ def test_one_job_that_cannot_be_deleted_keeps_no_other(services, store, storage,
 
     monkeypatch.setattr(store, "delete", fail)
 
-    assert delete_expired(store, storage, NOON + DAY) == 2
+    assert delete_expired(store, services.delete_all, NOON + DAY) == 2
     assert list(store.walk()) == [bad]
     assert set(storage._sources).isdisjoint(good)
 

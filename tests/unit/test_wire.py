@@ -6,13 +6,14 @@ import json
 import socket
 import struct
 import threading
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.execution.sandbox import ProcessLimits
-from service.execution.wire import MAX_FRAME, FrameReader, Request, WireError, send
+from service.execution.wire import MAX_FRAME, FrameReader, Reports, Request, WireError, send
 
 values = st.dictionaries(
     st.text(max_size=10),
@@ -135,6 +136,37 @@ def test_a_request_may_be_longer_than_a_frame_and_than_the_socket_holds(ends):
     sender.join()
 
     assert received == long
+
+
+def step(status):
+    return {"event": "step", "step": "look", "status": status}
+
+
+def test_a_report_that_another_follows_at_once_is_sent_with_it(ends):
+    ours, theirs = ends
+    theirs.setblocking(False)
+    reports, reader = Reports(ours), FrameReader()
+    sent = []
+    for event in (
+        {"event": "confined", "level": []},
+        step("running"),
+        {"event": "progress", "step": "look", "done": 1},
+        step("succeeded"),
+        step("skipped"),
+        step("running"),
+        step("failed"),
+        {"event": "outcome", "outcome": "failed"},
+    ):
+        reports.tell(event)
+        with suppress(BlockingIOError):
+            sent.append([told.get("status") or told["event"] for told in reader.feed(theirs.recv(10_000))])
+
+    assert sent == [
+        ["confined", "running"],
+        ["progress"],
+        ["succeeded", "skipped", "running"],
+        ["failed", "outcome"],
+    ]
 
 
 def test_a_request_whose_sender_is_gone_ends(ends):
