@@ -24,7 +24,7 @@ class ChecksumOptions(Options):
     )
 
 
-@processor("checksum")
+@processor("checksum", opaque=True)
 def checksum(ctx: StepContext, options: ChecksumOptions) -> Facts:
     """Compute checksums of the whole file.
 
@@ -33,7 +33,7 @@ def checksum(ctx: StepContext, options: ChecksumOptions) -> Facts:
     digests = {name: hashlib.new(name, usedforsecurity=False) for name in dict.fromkeys(options.algorithms)}
     total = ctx.input.stat().st_size
     size = 0
-    with ctx.input.open("rb", buffering=0) as file:
+    with ctx.open() as file:
         while piece := file.read(_PIECE):
             for digest in digests.values():
                 digest.update(piece)

@@ -17,25 +17,23 @@ Nothing here touches the disk, a registry or the network on import.
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar, TypeAlias
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pydantic
-from pydantic import ConfigDict, JsonValue
+from pydantic import ConfigDict
 
-if typing.TYPE_CHECKING:
-    import socket
-    from pathlib import Path
-
-Facts: TypeAlias = Mapping[str, JsonValue]
-"""What a step learned: JSON with text keys, at most `MAX_FACTS_BYTES` once encoded."""
-
-Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
+from processors.context import MAX_ARTIFACTS as MAX_ARTIFACTS
+from processors.context import MAX_MEDIA_TYPE as MAX_MEDIA_TYPE
+from processors.context import TYPE_PATTERN
+from processors.context import Facts as Facts
+from processors.context import Limits as Limits
+from processors.context import Output as Output
+from processors.context import StepContext as StepContext
 
 MAX_FACTS_BYTES = 64 * 1024
 """Most bytes of one step's facts as compact UTF-8 JSON. Longer results belong into an artifact."""
@@ -43,16 +41,8 @@ MAX_FACTS_BYTES = 64 * 1024
 MAX_CODE = 100
 """Most characters of the code of a Reject."""
 
-MAX_ARTIFACTS = 1000
-"""Most artifacts of one step. More small files belong into one archive."""
-
-MAX_MEDIA_TYPE = 255
-"""Most characters of an artifact's media type, parameters included."""
-
 _PROCESSOR_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
-_ARTIFACT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _ERROR_CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_TYPE_PATTERN = re.compile(r"\*/\*|[a-z0-9][a-z0-9.+_-]*/(\*|[a-z0-9][a-z0-9.+_-]*)")
 
 _HOW = "write it as `def name(ctx: StepContext, options: SomeOptions) -> Facts`, the options being optional"
 
@@ -92,125 +82,6 @@ class RetryLater(Exception):
         self.message = str(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one attempt may take on. A file beyond a limit is refused by a `Reject` that names the setting."""
-
-    max_pixels: int = 50_000_000
-    """Most pixels of one frame (`INTAKE_MAX_PIXELS`)."""
-    max_total_pixels: int = 200_000_000
-    """Most pixels summed over all frames (`INTAKE_MAX_TOTAL_PIXELS`)."""
-    max_frames: int = 500
-    """Most frames or pages of one image (`INTAKE_MAX_FRAMES`)."""
-    max_side: int = 20_000
-    """Longest side of an image in pixels (`INTAKE_MAX_SIDE`)."""
-    max_output: int = 1024**3
-    """Most bytes of all artifacts of a job together (`INTAKE_MAX_OUTPUT`); kept by the runner."""
-    max_scan: int = 25 * 1024**2
-    """Longest file that the malware scanner takes whole, in bytes (`INTAKE_MAX_SCAN`)."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """An artifact a step has asked a path for; it may not be written yet."""
-
-    path: Path
-    media_type: str
-
-
-class StepContext:
-    """One step's view of its file. Made by a runner; a processor only reads it and calls its methods."""
-
-    input: Path
-    """The file to read. Never write to it: other steps read it too."""
-    media_type: str
-    """The input's type: as detected so far, else as declared, else `application/octet-stream`."""
-    declared_type: str | None
-    """The type the client claimed for the source; None without a claim, or when the input is an artifact."""
-    filename: str
-    """The name the client gave the source, for people to read: a claim, and never a path."""
-    limits: Limits
-    """What this attempt may take on."""
-    log: Logger
-    """For the operator. Text from the file goes in as an argument, never into the format string."""
-
-    def __init__(
-        self,
-        *,
-        input: Path,  # noqa: A002 - the contract's word, and the attribute's
-        folder: Path,
-        media_type: str = "application/octet-stream",
-        declared_type: str | None = None,
-        filename: str = "",
-        limits: Limits | None = None,
-        facts: Mapping[str, Facts] = MappingProxyType({}),
-        progress: Callable[[float, float | None, str | None], None] | None = None,
-        log: Logger | None = None,
-        connect: Callable[[str], socket.socket] | None = None,
-    ) -> None:
-        self.input = input
-        self.media_type = media_type
-        self.declared_type = declared_type
-        self.filename = filename
-        self.limits = limits or Limits()
-        self.log = log or logging.getLogger("processors")
-        self._folder = folder
-        self._facts = facts
-        self._progress = progress
-        self._connect = connect
-        self._outputs: dict[str, Output] = {}
-
-    def output(self, name: str, *, media_type: str) -> Path:
-        """Return the path to write the artifact `name` to; asking again for a name returns the same path.
-
-        All artifacts of a step are published together when the step succeeds, none when it fails. Raises ValueError for
-        a name that is not 1 to 128 characters of `A-Z a-z 0-9 . _ -`, or that starts with a dot, for a bad type, and
-        for more artifacts than `MAX_ARTIFACTS`.
-        """
-        if not _ARTIFACT_NAME.fullmatch(name):
-            raise ValueError(
-                f"An artifact's name is 1 to 128 of A-Z a-z 0-9 . _ - and does not start with a dot, not {name!r}."
-            )
-        plain = media_type.partition(";")[0].strip().lower()
-        if "*" in media_type or not _TYPE_PATTERN.fullmatch(plain) or len(media_type) > MAX_MEDIA_TYPE:
-            raise ValueError(f"The artifact {name!r} needs a media type such as 'image/webp', not {media_type!r}.")
-        if len(self._outputs) >= MAX_ARTIFACTS and name not in self._outputs:
-            raise ValueError(f"A step makes at most {MAX_ARTIFACTS} artifacts. Put many files into an archive.")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._outputs[name] = Output(self._folder / name, media_type)
-        return self._outputs[name].path
-
-    @property
-    def outputs(self) -> Mapping[str, Output]:
-        """The artifacts asked for so far, by name. For runners."""
-        return MappingProxyType(self._outputs)
-
-    def progress(self, done: float, total: float | None = None, unit: str | None = None) -> None:
-        """Say how far the step is: `done` of `total` in `unit` ("bytes", "pages"). Call it as often as you like."""
-        if self._progress is not None:
-            self._progress(done, total, unit)
-
-    def connect(self, helper: str) -> socket.socket:
-        """Return a new connection to a helper that the processor names in `needs`; the caller closes it.
-
-        It is the only way to one: a step's process cannot make a socket. Raises ConnectionError when the helper does
-        not answer or is not configured here.
-        """
-        if self._connect is None:
-            raise ConnectionRefusedError(f"{helper} cannot be reached from here")
-        return self._connect(helper)
-
-    def facts_of(self, step: str) -> Facts:
-        """Return the facts of the earlier step named `step`. Raises KeyError if it has not run, or was skipped."""
-        try:
-            return self._facts[step]
-        except KeyError:
-            known = ", ".join(self._facts) or "none"
-            raise KeyError(
-                f"No facts of step {step!r}: it has not run or was skipped. Steps with facts: {known}."
-            ) from None
-
-
 @dataclass(frozen=True)
 class Processor:
     """A function over one file, with its name and what it accepts. Made by `processor`; callable like the function."""
@@ -228,6 +99,8 @@ class Processor:
     takes_options: bool
     needs: tuple[str, ...] = ()
     """Helpers it connects to, by the names that the service gives them, such as `clamd`."""
+    opaque: bool = False
+    """Whether the file is opaque bytes to it, so that no file can make it do anything else."""
 
     def __call__(self, ctx: StepContext, options: Options | None = None) -> Facts:
         """Run the function; without `options` with the model's defaults."""
@@ -247,13 +120,20 @@ class Processor:
 
 
 def processor(
-    name: str, *, accepts: tuple[str, ...] = ("*/*",), identifies: bool = False, needs: tuple[str, ...] = ()
+    name: str,
+    *,
+    accepts: tuple[str, ...] = ("*/*",),
+    identifies: bool = False,
+    needs: tuple[str, ...] = (),
+    opaque: bool = False,
 ) -> Callable[[Callable[..., Facts]], Processor]:
     """Make the decorated function a `Processor`. Registers nothing: a registry finds it as a module's attribute.
 
     `name` is lower case words joined by dots. `identifies` promises facts with the `media_type` of the input.
-    `needs` names the helpers that `ctx.connect` may be asked for. Raises TypeError, with what to write instead, for a
-    name, type or signature that cannot work.
+    `needs` names the helpers that `ctx.connect` may be asked for. `opaque` promises that the function only counts,
+    hashes or passes on the bytes of its file and decodes none, reads them by `ctx.open()`, makes no artifacts and
+    remembers nothing: small files of such pipelines are worked on one after the other by one process. Raises TypeError,
+    with what to write instead, for a name, type or signature that cannot work.
     """
     if not _PROCESSOR_NAME.fullmatch(name):
         raise TypeError(
@@ -262,7 +142,7 @@ def processor(
     if not isinstance(accepts, tuple) or not accepts:
         raise TypeError(f"{name}: accepts is a tuple of media types, such as accepts=('image/*',), not {accepts!r}.")
     for pattern in accepts:
-        if not isinstance(pattern, str) or not _TYPE_PATTERN.fullmatch(pattern):
+        if not isinstance(pattern, str) or not TYPE_PATTERN.fullmatch(pattern):
             raise TypeError(f"{name}: accepts holds types such as 'text/plain', 'image/*' or '*/*', not {pattern!r}.")
     if not isinstance(needs, tuple) or not all(isinstance(helper, str) for helper in needs):
         raise TypeError(f"{name}: needs is a tuple of names, such as needs=('clamd',), not {needs!r}.")
@@ -278,6 +158,7 @@ def processor(
             function=function,
             takes_options=options is not None,
             needs=tuple(needs),
+            opaque=opaque,
         )
 
     return decorate

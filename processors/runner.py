@@ -51,6 +51,8 @@ class Source:
     declared_type: str | None
     size: int
     """In bytes."""
+    descriptor: int | None = None
+    """The file, open for reading, where nothing can be opened by its path: then only `opaque` steps can read it."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class _Attempt:
         from_client = step.input == SOURCE
         return StepContext(
             input=path,
-            folder=partial,
+            folder=None if self._registry[step.processor].opaque else partial,
             media_type=media_type,
             declared_type=self._source.declared_type if from_client else None,
             filename=self._source.filename if from_client else step.input.partition("/")[2],
@@ -178,6 +180,7 @@ class _Attempt:
             facts=MappingProxyType(self._facts),
             progress=progress,
             log=log,
+            descriptor=self._source.descriptor if from_client else None,
             connect=lambda helper: self._connected(self._registry[step.processor], helper),
         )
 

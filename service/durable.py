@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 from service import faults
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from service.joint import Joint
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})  #: errors of a disk that takes no more
@@ -209,10 +211,15 @@ def is_intact(path: Path, size: int, sha256: str) -> bool:
     if path.is_symlink():
         return False
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size != size:
-            return False
-        found = hashlib.sha256(file.read(size)) if size <= _LITTLE else hashlib.file_digest(file, "sha256")
-        return found.hexdigest() == sha256
+        return holds(file, size, sha256)
+
+
+def holds(file: BufferedReader, size: int, sha256: str) -> bool:
+    """Tell whether an open file, read from here to its end, has this size (bytes) and SHA-256 (hexadecimal)."""
+    if os.fstat(file.fileno()).st_size != size:
+        return False
+    found = hashlib.sha256(file.read(size)) if size <= _LITTLE else hashlib.file_digest(file, "sha256")
+    return found.hexdigest() == sha256
 
 
 def hand_over(path: Path, root: Path) -> None:

@@ -188,7 +188,7 @@ def build_in_memory(
     guard = Guard(settings.names("webhook_allow"))
     ending = _ending(settings, endpoints, clock)
     launcher = ThreadLauncher(catalogue.registry)
-    runner = _runner(settings, catalogue, store, storage, launcher, clock, ending=ending, grace=0)
+    runner = _runner(settings, catalogue, store, storage, launcher, clock, ending=ending, grace=0, lasting=False)
     engine = ImmediateEngine(runner=runner, store=store, clock=clock)
     return MemoryServices(
         settings=settings,
@@ -250,6 +250,7 @@ def _runner(
     *,
     ending: Callable[[Job], Job],
     grace: float = 5.0,
+    lasting: bool = True,
     tell: Callable[[Job], None] = lambda _: None,
 ) -> AttemptRunner:
     deadline = settings.deadline.total_seconds()
@@ -258,6 +259,7 @@ def _runner(
         storage=storage,
         launcher=launcher,
         pipelines=catalogue.pipelines,
+        shareable=_shareable(catalogue) if lasting else (),
         policy=RetryPolicy(
             max_attempts=settings.max_attempts,
             crash_attempts=settings.crash_attempts,
@@ -285,6 +287,15 @@ def _runner(
         ending=ending,
         clock=clock,
         tell=tell,
+    )
+
+
+def _shareable(catalogue: Catalogue) -> frozenset[str]:
+    """Return the names of the pipelines to whose every step a file is opaque bytes."""
+    return frozenset(
+        name
+        for name, pipeline in catalogue.pipelines.items()
+        if all(catalogue.registry[step.processor].opaque for step in pipeline.steps)
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from service.errors import NotFound, OutcomeUnknown, StaleAttempt
 from service.execution.follow import Bounds, Follower
 from service.execution.launcher import SHARED_TROUBLE, Launcher, NotStartedError
 from service.execution.live import LiveJob
+from service.execution.process import SMALL, Processes
 from service.execution.sandbox import ProcessLimits
 from service.execution.verdict import Verdict
 from service.execution.wire import Request
@@ -48,6 +49,7 @@ class AttemptRunner:
         storage: Storage,
         launcher: Launcher,
         pipelines: Mapping[str, Pipeline],
+        shareable: Collection[str] = (),
         policy: RetryPolicy,
         bounds: Bounds,
         process: ProcessLimits,
@@ -60,8 +62,9 @@ class AttemptRunner:
     ) -> None:
         self._store = store
         self._storage = storage
-        self._launcher = launcher
+        self._processes = Processes(launcher)
         self._pipelines = pipelines
+        self._shareable = shareable  # names of those of which several small jobs may share a process
         self._policy = policy
         self._bounds = bounds
         self._process = process
@@ -146,12 +149,18 @@ class AttemptRunner:
                 request = self._request(live.job, pipeline, source, files)
             except OSError as error:
                 return _unprepared(job, error)
-            helpers = self._helpers.get(job.pipeline, {})
-            follower = Follower(
-                lease=lease, live=live, store=self._store, bounds=self._bounds, stop=stop, helpers=helpers
-            )
-            verdict = follower.follow(self._launcher, request)
-        return self._judge(live.job, verdict)
+            return self._judge(live.job, self._follow(lease, live, request, stop))
+
+    def _follow(self, lease: Lease, live: LiveJob, request: Request, stop: threading.Event) -> Verdict:
+        helpers = self._helpers.get(live.job.pipeline, {})
+        verdict = None
+        while verdict is None:
+            with self._processes.given(lease, shared=request.descriptor is not None) as process:
+                follower = Follower(
+                    process, live=live, store=self._store, bounds=self._bounds, stop=stop, helpers=helpers
+                )
+                verdict = follower.follow(request)
+        return verdict
 
     def _request(self, job: Job, pipeline: Pipeline, source: Path, files: ExitStack) -> Request:
         workspace = self._storage.workspace(job.id, job.attempt)
@@ -165,6 +174,9 @@ class AttemptRunner:
                         "artifacts of an earlier attempt are lost; the step runs again", job_id=job.id, step=step.name
                     )
         file = job.file
+        descriptor = None
+        if job.pipeline in self._shareable and file.size <= SMALL and not finished:
+            descriptor = files.enter_context(source.open("rb", buffering=0)).fileno()
         return Request(
             job_id=job.id,
             attempt=job.attempt,
@@ -179,6 +191,7 @@ class AttemptRunner:
             limits=vars(self._limits),
             process=self._process,
             code=[str(folder) for folder in self._code],
+            descriptor=descriptor,
         )
 
     def _kept(self, job_id: str, step: Step, files: ExitStack) -> dict[str, list[Any]]:

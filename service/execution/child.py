@@ -20,7 +20,7 @@ from processors.failure import Failure
 from processors.pipeline import Step
 from processors.registry import Registry, load_registry
 from processors.runner import Finished, Source, run
-from service.durable import is_intact
+from service.durable import holds, is_intact
 from service.execution import broker, wire
 from service.execution.sandbox import confine
 from service.kernel import set_slice
@@ -29,24 +29,58 @@ log = logging.getLogger(__name__)
 _DAMAGED: Final = Failure(
     reason="lost_input", code="source-damaged", detail="The stored bytes are not those that were accepted."
 )
+_IDLE: Final = 5.0  #: seconds that a shared process waits for more to do
 _NICE: Final = 10  #: steps of priority below the API: where cores are short, whoever waits for an answer goes first
 _SLICE: Final = 100_000  #: microseconds at a stretch, the longest there is: who asks for less goes first
 
 
 def work(channel: socket.socket, registry: Registry) -> None:
-    """Run the attempt that the next request on ``channel`` describes; returns when its outcome is reported."""
-    request = wire.Request.receive(channel)
-    reports = wire.Reports(channel)
-    handler = _Reporter(reports)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    """Run the attempt that the next request on ``channel`` describes; returns when its outcome is reported.
+
+    A shared process then waits a while for another. It is confined once, for it can open no file of either.
+    """
+    request: wire.Request | None = wire.Request.receive(channel)
+    level: list[str] = []
+    while request is not None:
+        reports = wire.Reports(channel)
+        handler = _Reporter(reports)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+        if not level:
+            give_way()
+            level = _confine(request)
+        reports.tell({"event": "confined", "level": level})
+        perform(request, registry, reports)
+        request = _another(channel) if _close(request) else None
+
+
+def _confine(request: wire.Request) -> list[str]:
+    code = map(Path, request.code)
+    if request.descriptor is not None:
+        os.chdir("/")
+        return confine(request.process, readable=code, writable=())
     workdir = Path(request.workdir)
-    give_way()
     os.chdir(workdir)  # also where temporary files land, as no other folder can be written
-    readable = [Path(request.source["path"]), *(Path(path) for path in request.files()), *map(Path, request.code)]
-    level = confine(request.process, readable=readable, writable=workdir)
-    reports.tell({"event": "confined", "level": level})
-    perform(request, registry, reports)
+    readable = [Path(request.source["path"]), *(Path(path) for path in request.files()), *code]
+    return confine(request.process, readable=readable, writable=(workdir,))
+
+
+def _close(request: wire.Request) -> bool:
+    """Close the source that this process was handed; tell whether there is one, which makes it a shared process."""
+    if request.descriptor is None:
+        return False
+    os.close(request.descriptor)
+    return True
+
+
+def _another(channel: socket.socket) -> wire.Request | None:
+    channel.settimeout(_IDLE)
+    try:
+        request = wire.Request.receive(channel)
+    except (EOFError, TimeoutError):
+        return None
+    channel.settimeout(None)
+    return request
 
 
 def give_way() -> None:
@@ -70,9 +104,8 @@ def perform(request: wire.Request, registry: Registry, reports: wire.Reports) ->
     What is stored is compared with what was recorded of it before any step reads it: a source that has changed ends the attempt,
     and a step with such an artifact runs again. It takes a pass over the files, which has the attempt's deadline.
     """
-    path, size = Path(request.source["path"]), request.source["size"]
     try:
-        damage = None if is_intact(path, size, request.sha256) else _DAMAGED
+        damage = None if _is_intact(request) else _DAMAGED
         finished = {name: done for name, done in request.finished.items() if _is_whole(name, done)}
     except OSError as error:
         detail = f"The stored files cannot be read: {error.strerror or error}."
@@ -83,7 +116,7 @@ def perform(request: wire.Request, registry: Registry, reports: wire.Reports) ->
     run(
         [Step(**step) for step in request.steps],
         registry,
-        source=Source(**{**request.source, "path": path}),
+        source=Source(**{**request.source, "path": Path(request.source["path"])}, descriptor=request.descriptor),
         workdir=Path(request.workdir),
         limits=Limits(**request.limits),
         finished={
@@ -96,6 +129,14 @@ def perform(request: wire.Request, registry: Registry, reports: wire.Reports) ->
         report=reports.tell,
         connect=partial(broker.ask, reports.channel),
     )
+
+
+def _is_intact(request: wire.Request) -> bool:
+    size = request.source["size"]
+    if request.descriptor is None:
+        return is_intact(Path(request.source["path"]), size, request.sha256)
+    with open(request.descriptor, "rb", closefd=False) as file:
+        return holds(file, size, request.sha256)
 
 
 def _is_whole(step: str, done: dict[str, Any]) -> bool:

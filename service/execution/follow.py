@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import selectors
@@ -15,18 +14,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from service.errors import NotFound, StaleAttempt
 from service.execution.broker import Broker
-from service.execution.launcher import Launcher, NotStartedError
+from service.execution.launcher import NotStartedError
 from service.execution.live import LiveJob
+from service.execution.process import Process
 from service.execution.verdict import Verdict, verdict
 from service.execution.wire import FrameReader, Request, WireError
 from service.jobs.model import Reason
-from service.jobs.store import JobStore, Lease
+from service.jobs.store import JobStore
 
 log = structlog.get_logger(__name__)
 _TICK: Final = 0.25  #: seconds between two looks at deadline, cancel and drain
@@ -46,12 +46,12 @@ class Bounds:
 
 
 class Follower:
-    """Starts and follows one process."""
+    """Follows one attempt."""
 
     def __init__(
         self,
+        process: Process,
         *,
-        lease: Lease,
         live: LiveJob,
         store: JobStore,
         bounds: Bounds,
@@ -59,7 +59,7 @@ class Follower:
         helpers: Mapping[str, Path] = MappingProxyType({}),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._lease = lease
+        self._process = process
         self._live = live
         self._store = store
         self._bounds = bounds
@@ -67,59 +67,52 @@ class Follower:
         self._now = monotonic
         self._broker = Broker(helpers)
         self._frames = FrameReader()
-        self._pid: int | None = None
-        self._exit: dict[str, Any] | None = None
         self._ending: tuple[Reason, str | None] | None = None  # why we end it, and the code of the problem
         self._kill_at: float | None = None
         self._abandoned = False
+        self._heard = False  # anything of this attempt
+        self._shared = False
         self._taken = 0  # bytes of reports since the last look
 
-    def follow(self, launcher: Launcher, request: Request) -> Verdict:
-        """Run the process to its end.
+    def follow(self, request: Request) -> Verdict | None:
+        """Have the process work on ``request`` until that, or the process, has come to its end.
 
-        Raises StaleAttempt when the job was taken over meanwhile, NotStartedError when there was no process at all.
+        None when it had worked on others before, and left without a word of this one: another process may take it. Raises
+        StaleAttempt when the job was taken over meanwhile, NotStartedError when there was no process at all.
         """
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise NotStartedError(f"no attempt can be started: {error}") from error
-        try:
-            exit_reader, exit_writer = os.pipe()
-        except OSError as error:
-            ours.close()
-            theirs.close()
-            raise NotStartedError(f"no attempt can be started: {error}") from error
-        with ours, open(exit_reader, "rb", buffering=0) as exits:  # noqa: PTH123 - a descriptor, not a path
-            try:
-                launcher.start(theirs, exit_writer, self._lease.fileno())
-            except OSError as error:
-                raise NotStartedError(f"no attempt can be started: {error}") from error
-            finally:
-                theirs.close()
-                os.close(exit_writer)
-            try:
-                ours.settimeout(self._bounds.grace + 25)
-                with suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
-                    request.send(ours)
-                ours.setblocking(False)
-                self._loop(ours, exits, Path(request.workdir))
-            except BaseException:
-                self._kill(signal.SIGKILL)
-                raise
-        if self._pid is None and self._exit is None and self._ending is None:
-            raise NotStartedError("the launcher died before it started the attempt")
-        return verdict(self._live, self._exit, ending=self._ending, memory=self._bounds.memory)
+        process = self._process
+        process.send(request, self._bounds.grace + 25)
+        self._shared = request.descriptor is not None
+        self._loop(Path(request.workdir))
+        over = self._is_over()
+        if not over and self._ending is None:
+            if process.served and not self._heard:
+                return None
+            if process.pid is None and process.end is None:
+                raise NotStartedError("the launcher died before it started the attempt")
+        judged = verdict(self._live, process.end, over=over, ending=self._ending, memory=self._bounds.memory)
+        if over and judged.reason is Reason.SUCCEEDED:
+            process.served += 1
+        return judged
 
-    def _loop(self, channel: socket.socket, exits: Any, workdir: Path) -> None:
+    def _is_over(self) -> bool:
+        """Tell whether a shared process has had its last word of this attempt, and lives."""
+        said = self._live.outcome is not None and self._frames.is_empty
+        return self._shared and said and self._ending is None and self._process.end is None
+
+    def _loop(self, workdir: Path) -> None:
+        channel, exits = self._process.channel, self._process.exits
         deadline = self._now() + self._bounds.deadline
         next_look = self._now() + _TICK
         with selectors.DefaultSelector() as selector:
             selector.register(channel, selectors.EVENT_READ, self._read_channel)
-            selector.register(exits, selectors.EVENT_READ, self._read_exit)
+            selector.register(exits, selectors.EVENT_READ, self._read_exits)
             while exits in (watched := [key.fileobj for key in selector.get_map().values()]) and not self._abandoned:
                 for key, _ in selector.select(_TICK):
                     if not key.data(key.fileobj):
                         selector.unregister(key.fileobj)
+                if self._is_over():
+                    return
                 self._live.note()
                 if self._now() >= next_look:
                     next_look, self._taken = self._now() + _TICK, 0
@@ -149,12 +142,14 @@ class Follower:
             else:
                 self._look_at_record()
         elif self._kill_at is not None and self._now() >= self._kill_at:
-            self._kill(signal.SIGKILL)
+            self._process.kill(signal.SIGKILL)
             self._abandoned = self._now() >= self._kill_at + self._bounds.grace  # it cannot be killed; the slot goes on
             if self._abandoned:
-                log.error("an attempt cannot be killed and is given up", job_id=self._live.job.id, pid=self._pid)
+                log.error(
+                    "an attempt cannot be killed and is given up", job_id=self._live.job.id, pid=self._process.pid
+                )
         else:
-            self._kill(signal.SIGTERM)  # again: the first one may have come before the process could hear it
+            self._process.kill(signal.SIGTERM)  # again: the first one may have come before the process could hear it
 
     def _look_at_record(self) -> None:
         try:
@@ -171,14 +166,7 @@ class Follower:
     def _end(self, reason: Reason, code: str | None = None) -> None:
         self._ending = (reason, code)
         self._kill_at = self._now() + self._bounds.grace
-        self._kill(signal.SIGTERM)
-
-    def _kill(self, number: signal.Signals) -> None:
-        if self._pid is not None and self._exit is None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, number)
-            with suppress(ProcessLookupError, PermissionError):  # a moment ago it may not have had its own group yet
-                os.kill(self._pid, number)
+        self._process.kill(signal.SIGTERM)
 
     def _read_channel(self, channel: socket.socket) -> bool:
         try:
@@ -188,6 +176,7 @@ class Follower:
         except ConnectionResetError:
             return False
         self._taken += len(data)
+        self._heard = self._heard or bool(data)
         try:
             for frame in self._frames.feed(data):
                 if frame.get("event") == "connect":
@@ -201,17 +190,12 @@ class Follower:
             return False
         return bool(data)
 
-    def _read_exit(self, exits: Any) -> bool:
-        data = exits.read(4096)
-        for line in (data or b"").splitlines():
-            told = json.loads(line)
-            if "pid" in told:
-                self._pid = told["pid"]
-                if self._ending is not None:  # decided before there was anything to signal
-                    self._kill(signal.SIGTERM)
-            else:
-                self._exit = told
-        return bool(data) and self._exit is None
+    def _read_exits(self, _: object) -> bool:
+        known = self._process.pid
+        goes_on = self._process.read_exits()
+        if known is None and self._ending is not None:  # decided before there was anything to signal
+            self._process.kill(signal.SIGTERM)
+        return goes_on
 
 
 def _is_beyond(limit: int, folder: Path) -> bool:

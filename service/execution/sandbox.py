@@ -97,10 +97,10 @@ def adopt_orphans() -> None:
         call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def confine(limits: ProcessLimits, *, readable: Iterable[Path], writable: Path) -> list[str]:
+def confine(limits: ProcessLimits, *, readable: Iterable[Path], writable: Iterable[Path]) -> list[str]:
     """Apply all limits to this process and return the names of the layers in force.
 
-    Beside the interpreter and the system's libraries, only ``readable`` and the folder ``writable`` can be opened afterwards.
+    Beside the interpreter and the system's libraries, only ``readable`` and the folders ``writable`` can be opened afterwards.
     """
     level = ["rlimits"]
     _limit(resource.RLIMIT_CORE, 0, 0)
@@ -115,7 +115,7 @@ def confine(limits: ProcessLimits, *, readable: Iterable[Path], writable: Path) 
         call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         _give_up_capabilities()
         level.append("no_new_privs")
-        if landlock.restrict(readable=(*_installation(), *readable), writable=(writable, Path(os.devnull))):
+        if landlock.restrict(readable=(*_installation(), *readable), writable=(*writable, Path(os.devnull))):
             level.append("landlock")
         if seccomp.install():
             level.append("seccomp")

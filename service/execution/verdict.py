@@ -34,25 +34,32 @@ class Verdict:
 
 
 def verdict(
-    live: LiveJob, ended: Mapping[str, Any] | None, *, ending: tuple[Reason, str | None] | None, memory: int
+    live: LiveJob,
+    ended: Mapping[str, Any] | None,
+    *,
+    over: bool = False,
+    ending: tuple[Reason, str | None] | None,
+    memory: int,
 ) -> Verdict:
     """Judge an attempt by what it reported and how it ended.
 
     ``ended`` has the exit ``status`` as wait(2) gives it to Python, ``rss`` in bytes and ``cpu`` in seconds; None when nobody saw
-    the end. ``ending`` is why we ended it, with the code of the problem; ``memory`` is how much it had, in bytes, 0 for no bound.
+    the end, or when it is not the process that is ``over``, but its part in this attempt. ``ending`` is why we ended it, with the
+    code of the problem; ``memory`` is how much it had, in bytes, 0 for no bound.
     """
     facts: dict[str, Any] = {"sandbox": live.confined}
     running = live.job.progress.step
+    status, rss = 0, 0
     if ended is not None:
         status, rss = ended["status"], ended["rss"]
         facts |= {"exit_status": status, "max_rss": rss, "cpu_seconds": round(ended["cpu"], 3)}
-        if live.succeeded and status == 0:
-            return Verdict(reason=Reason.SUCCEEDED, **facts)
+    if live.succeeded and status == 0 and (over or ended is not None):
+        return Verdict(reason=Reason.SUCCEEDED, **facts)
     if ending is not None:
         reason, code = ending
         detail, hint = _DETAILS.get(code or ""), _HINTS.get(code or "")
         return Verdict(reason=reason, code=code, detail=detail, hint=hint, step=running, **facts)
-    if ended is None:
+    if ended is None and not over:
         return Verdict(reason=Reason.LOST)
     if live.outcome is not None and live.outcome.reason is not None:
         told = live.outcome.model_dump(include={"step", "code", "detail", "hint", "retry_after"})

@@ -39,6 +39,7 @@ class Request:
     limits: dict[str, int]  #: members of processors.Limits
     process: ProcessLimits
     code: list[str] = field(default_factory=list)  #: folders of processors that are not installed
+    descriptor: int | None = None  #: the source, open for reading, for a process that is shared
 
     def files(self) -> Iterator[str]:
         """Yield the paths of the artifacts that steps may read."""
@@ -48,12 +49,19 @@ class Request:
     def send(self, channel: socket.socket) -> None:
         """Send the request; blocks until the process has taken it."""
         send(channel, {**vars(self), "process": vars(self.process)})
+        if self.descriptor is not None:
+            socket.send_fds(channel, [b"s"], [self.descriptor])
 
     @classmethod
     def receive(cls, channel: socket.socket) -> Request:
         """Read the request. Raises EOFError when the runner is gone."""
         size = _HEAD.unpack(_exactly(channel, _HEAD.size))[0]
         raw = json.loads(_exactly(channel, size))
+        if raw["descriptor"] is not None:
+            _, received, _, _ = socket.recv_fds(channel, 1, 1)
+            if not received:
+                raise EOFError
+            raw["descriptor"] = received[0]
         return cls(**{**raw, "process": ProcessLimits(**raw["process"])})
 
 
@@ -84,6 +92,11 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has begun to arrive."""
+        return not self._buffer
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         """Take bytes and yield the frames that are whole now. Raises WireError after the frames that are good."""

@@ -67,6 +67,29 @@ def test_an_attempt_reaches_nothing_but_its_input_and_its_folder(tmp_path: Path,
     assert facts["capabilities"] in (0, 1 << 1)
 
 
+def test_a_shared_process_reaches_nothing_but_the_source_it_was_handed(tmp_path: Path) -> None:
+    places = {"processors_dir": HERE / "breakout", "pipelines": HERE / "breakout.toml"}
+    with Server(tmp_path, **places, sandbox="strict", slots=1) as server, server.client() as client:
+        other = client.submit(b"a secret", name="other.txt", pipeline="checksum")
+        other.wait(timeout=20)
+        facts = []
+        for _ in range(2):  # the second one in the process of the first
+            job = client.submit(other.id.encode(), name="try.txt", pipeline="escape_shared")
+            job.wait(timeout=20)
+            record = server.record(job.id)
+            assert record["status"] == "succeeded", record["error"]
+            assert record["attempts"][0]["sandbox"] == LAYERS
+            source = server.job_dir(job.id) / "source"
+            assert source.read_text() == other.id
+            assert stat.S_IMODE(source.stat().st_mode) & 0o400, "its mode is as before"
+            facts.append(record["steps"][0]["facts"])
+
+    assert facts[0]["pid"] == facts[1]["pid"]
+    for told in facts:
+        assert told["tries"].pop("hide its input") == "allowed"  # and without effect
+        assert {name: answer for name, answer in told["tries"].items() if answer != "PermissionError"} == {}
+
+
 def test_without_the_sandbox_the_same_tries_succeed_and_the_record_says_so(
     tmp_path: Path, listening: tuple[int, Path]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from service.execution.follow import Bounds, Follower
 from service.execution.live import LiveJob
+from service.execution.process import Process
 from service.execution.sandbox import ProcessLimits
 from service.execution.wire import Request
 from service.jobs.memory_store import MemoryJobStore
@@ -49,7 +50,8 @@ def follow(launcher: Unkillable, folder: Path, *, deadline: float = 0.3, grace: 
     assert lease is not None
     live = LiveJob(claimed, store=store, lease=lease)
     bounds = Bounds(deadline=deadline, grace=grace)
-    follower = Follower(lease=lease, live=live, store=store, bounds=bounds, stop=threading.Event())
+    process = Process.start(launcher, lease.fileno())
+    follower = Follower(process, live=live, store=store, bounds=bounds, stop=threading.Event())
     request = Request(
         job_id=job.id,
         attempt=1,
@@ -61,7 +63,10 @@ def follow(launcher: Unkillable, folder: Path, *, deadline: float = 0.3, grace: 
         limits={},
         process=ProcessLimits(memory=0, output=0, files=64, cpu=1),
     )
-    return follower.follow(launcher, request)
+    try:
+        return follower.follow(request)
+    finally:
+        process.close()
 
 
 def test_a_process_that_cannot_be_killed_is_given_up_after_both_graces(

@@ -126,6 +126,45 @@ def _outlive() -> None:
         raise PermissionError
 
 
+@processor("test.escape_shared", opaque=True)
+def escape_shared(ctx: StepContext) -> Facts:
+    """Try what a process could that is handed the source of one job after the other, if it were not as its processor says."""
+    folder = ctx.input.parent
+    with ctx.open() as file:
+        other = file.read().decode().split()[0]
+        held = file.fileno()
+        tries: dict[str, Callable[[], Any]] = {
+            "read its input by its path": lambda: ctx.input.read_bytes(),
+            "open its input again": lambda: Path(f"/proc/self/fd/{held}").read_bytes(),
+            "open its input for writing": lambda: Path(f"/proc/self/fd/{held}").open("ab").close(),
+            "write its input": lambda: _as_no_right(os.write, held, b"x"),
+            "cut its input": lambda: _as_no_right(os.ftruncate, held, 0),
+            "hide its input": lambda: os.fchmod(held, 0),
+            "date its input": lambda: os.utime(held, (0, 0)),
+            "read another job": lambda: (folder.parent / other / "source").read_bytes(),
+            "read the record": lambda: (folder / "job.json").read_bytes(),
+            "list its folder": lambda: list(folder.iterdir()),
+            "list the root": lambda: list(Path("/").iterdir()),
+            "write to its workspace": lambda: _touch(folder / "attempt-1" / "escaped"),
+            "write where it is": lambda: _touch(Path("escaped")),
+            "write to the temporary folder": lambda: _touch(Path("/tmp/escaped")),
+            "fork": _fork,
+            "open a socket": lambda: _socket(socket.AF_INET, socket.SOCK_STREAM, lambda made: None),
+            "raise its own limit": lambda: _raise_a_limit(),
+        }
+        return {"tries": {name: _told(attempt) for name, attempt in tries.items()}, "pid": os.getpid()}
+
+
+def _as_no_right(function: Callable[..., object], *arguments: Any) -> None:
+    """Call what a descriptor that is open for reading refuses with other words."""
+    try:
+        function(*arguments)
+    except OSError as error:
+        if error.errno in (errno.EBADF, errno.EINVAL):
+            raise PermissionError from None
+        raise
+
+
 @processor("test.escape", accepts=("*/*",))
 def escape(ctx: StepContext) -> Facts:
     """Try what a taken-over decoder would try."""

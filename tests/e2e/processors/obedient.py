@@ -38,6 +38,17 @@ def obey(ctx: StepContext) -> Facts:
     return {"obeyed": len(orders), "pid": os.getpid()}
 
 
+@processor("obey.opaque", opaque=True)
+def obey_opaque(ctx: StepContext) -> Facts:
+    """Do what the file says, which no processor may that says what this one does."""
+    with ctx.open() as file:
+        orders = file.read().decode().splitlines()
+    for line in orders:
+        name, *arguments = line.split()
+        ORDERS[name](ctx, *arguments)
+    return {"obeyed": len(orders), "pid": os.getpid()}
+
+
 def order(function: Callable[..., Any]) -> Callable[..., Any]:
     ORDERS[function.__name__] = function
     return function

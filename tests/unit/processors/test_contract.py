@@ -223,3 +223,33 @@ def test_the_context_gives_the_facts_of_earlier_steps(ctx):
 def test_progress_goes_nowhere_without_a_listener(ctx):
     ctx.progress(1, 2, "bytes")
     assert isinstance(ctx.log, logging.Logger)
+
+
+# opaque processors
+
+
+def test_the_input_is_opened_from_its_start_each_time(tmp_path):
+    path = tmp_path / "source"
+    path.write_bytes(b"content")
+    with path.open("rb") as handed:
+        for ctx in (
+            StepContext(input=path, folder=tmp_path),
+            StepContext(input=tmp_path / "nowhere", folder=None, descriptor=handed.fileno()),
+        ):
+            for _ in range(2):
+                with ctx.open() as file:
+                    assert file.read() == b"content"
+        assert not handed.closed
+        assert handed.fileno() >= 0
+
+
+def test_an_opaque_processor_makes_no_artifacts(tmp_path):
+    ctx = StepContext(input=tmp_path / "source", folder=None)
+
+    with pytest.raises(ValueError, match="opaque makes no artifacts"):
+        ctx.output("copy.bin", media_type="application/octet-stream")
+
+
+def test_a_processor_is_not_opaque_unless_it_says_so():
+    assert not plain.opaque
+    assert processor("look", opaque=True)(plain.function).opaque
