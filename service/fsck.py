@@ -162,11 +162,14 @@ class Fsck(FileExamination):
                 yield from self._wrong_is(subject, detail, "The supervisor takes it up again; look at its log if not.")
             return
         needed = {folder / f"attempt-{made.attempt}" / step / made.name for step, made in _artifacts(job)}
-        for path in sorted(folder.rglob("*")):
-            is_own = path.parent == folder and path.name in _OWN
-            is_above = path.is_dir() and not path.is_symlink() and any(path in one.parents for one in needed)
-            if not is_own and not is_above and path not in needed and self._twice(job.id, partial(_exists, path)):
-                yield from self._stray(path)
+        waiting = [folder]
+        while waiting:
+            for path in sorted(waiting.pop().iterdir()):
+                is_own = path.parent == folder and path.name in _OWN
+                if path.is_dir() and not path.is_symlink() and any(path in one.parents for one in needed):
+                    waiting.append(path)  # into others nobody has to look: an attempt may have nested them without end
+                elif not is_own and path not in needed and self._twice(job.id, partial(_exists, path)):
+                    yield from self._stray(path)
 
     def _key_of(self, job: Job, subject: str) -> Iterator[Finding]:
         young = self._clock() - job.created_at < self._settings.idempotency_ttl - timedelta(minutes=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import selectors
@@ -201,18 +202,23 @@ class Follower:
 def _is_beyond(limit: int, folder: Path) -> bool:
     """Tell whether ``folder`` holds more than ``limit`` bytes. Every name counts as a block at least: inodes run out too.
 
-    It stops at the first too much, as names may come quicker than they are read.
+    It stops at the first too much, as names may come quicker than they are read. What is nested deeper than a path can say is taken
+    for too much as well: nobody could look into it.
     """
     total, folders = 0, [os.fspath(folder)]
     while folders:
-        with suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                total += _BLOCK
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    with suppress(OSError):
-                        total += max(entry.stat(follow_symlinks=False).st_size - _BLOCK, 0)
-                if total > limit:
-                    return True
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    total += _BLOCK
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        with suppress(OSError):
+                            total += max(entry.stat(follow_symlinks=False).st_size - _BLOCK, 0)
+                    if total > limit:
+                        return True
+        except OSError as error:  # it was removed, or renamed
+            if error.errno == errno.ENAMETOOLONG:
+                return True
     return False

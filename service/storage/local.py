@@ -8,7 +8,6 @@ upload ends, so that the sweep knows the living from the dead without a clock.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from service.jobs.folders import ids_in, job_folder, walk
 from service.jobs.model import Artifact
 from service.joint import Joint, Outcomes
 from service.storage.local_upload import LocalUpload
+from service.trash import empty, remove
 
 _FREE_FOR: Final = 0.02  #: seconds for which the free space is remembered: a disk takes a few MiB in that time
 _THREADS: Final = 32  #: for uploads alone: the more of them wait for the disk at once, the fewer commits it has to make
@@ -122,7 +122,7 @@ class LocalStorage:
 
     def workspace(self, job_id: str, attempt: int) -> Path:
         folder = self.folder(job_id) / f"attempt-{attempt}"
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         folder.mkdir()
         return folder
 
@@ -146,7 +146,7 @@ class LocalStorage:
         needed = {f"attempt-{artifact.attempt}" for artifact in kept}
         for folder in self.folder(job_id).glob("attempt-*"):
             if folder.name not in needed:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove(folder)
 
     def delete(self, job_id: str) -> None:
         with Joint(self.disk) as joint:
@@ -185,11 +185,7 @@ class LocalStorage:
         return walk(self.root)
 
     def sweep(self, now: datetime) -> int:  # noqa: ARG002
-        freed = 0
-        for folder in (self.root / "trash").iterdir():
-            freed += _size_of(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-        return freed
+        return empty(self.root / "trash")
 
     def _discard(self, job_id: str, joint: Joint) -> None:
         folder = self.folder(job_id)
@@ -205,15 +201,6 @@ def _open_made(folder: Path, name: str) -> int:
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
     finally:
         os.close(parent)
-
-
-def _size_of(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):  # another sweep was quicker
-                total += (Path(parent) / name).lstat().st_size
-    return total
 
 
 def _existing(path: Path) -> Path:

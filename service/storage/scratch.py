@@ -17,6 +17,7 @@ from typing import Final
 
 from service.durable import is_locked, locked, open_lock
 from service.ids import new_id
+from service.trash import remove
 
 _PIECE: Final = 2**20
 _LOCK: Final = "lock"
@@ -45,7 +46,7 @@ class Scratch:
     def workspace(self, job_id: str, attempt: int) -> Path:
         """Return an empty folder."""
         folder = self._own() / f"{job_id}-{attempt}"
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         folder.mkdir()
         return folder
 
@@ -57,7 +58,7 @@ class Scratch:
         """Remove all workspaces of a job."""
         if self._folder is not None:
             for folder in self._folder.glob(f"{job_id}-*"):
-                shutil.rmtree(folder, ignore_errors=True)
+                remove(folder)
 
     def sweep(self) -> int:
         """Remove the folders of processes that are gone; return the bytes freed."""
@@ -67,8 +68,7 @@ class Scratch:
         with locked(self.root):  # nobody is between making a folder and locking it
             for folder in self.root.iterdir():
                 if folder != self._folder and not is_locked(folder / _LOCK):
-                    freed += sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
-                    shutil.rmtree(folder, ignore_errors=True)
+                    freed += remove(folder)
         return freed
 
     def _own(self) -> Path:
@@ -85,5 +85,5 @@ class Scratch:
 
 
 def _leave(folder: Path, lock: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     os.close(lock)

@@ -162,14 +162,14 @@ async def test_two_sweeps_at_once_do_not_trip_over_each_other(storage, job_id, m
     (storage.root / "trash" / job_id / "attempt-1").mkdir(parents=True)
     for number in range(3):
         (storage.root / "trash" / job_id / "attempt-1" / f"{number}.txt").write_bytes(b"made\n")
-    walk = os.walk
+    stat = os.stat
 
-    def raced(folder, *arguments, **options):
-        for row in walk(folder, *arguments, **options):
-            shutil.rmtree(storage.root / "trash" / job_id, ignore_errors=True)  # the other one is quicker
-            yield row
+    def raced(path, *arguments, **options):
+        for folder in (storage.root / "trash").iterdir() if options.get("dir_fd") else ():
+            shutil.rmtree(folder, ignore_errors=True)  # the other one is quicker
+        return stat(path, *arguments, **options)
 
-    monkeypatch.setattr(os, "walk", raced)
+    monkeypatch.setattr(os, "stat", raced)
 
     assert storage.sweep(NOON) == 0
     assert list((storage.root / "trash").iterdir()) == []

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 from service.testing import Server
 from tests.e2e.rig import (
     at_the_same_time,
+    call,
     ended,
     gone,
     processes,
@@ -309,3 +312,29 @@ def test_a_process_that_the_kernel_holds_costs_its_slot_for_a_while_only(tmp_pat
             wait_until(lambda: not (group / "cgroup.procs").read_text())
             group.rmdir()
         tidy(server)
+
+
+def test_folders_nested_without_end_are_in_nobodys_way(tmp_path: Path) -> None:
+    """Deeper than Python's stack goes, and deeper than a path can say."""
+    with serve(tmp_path, slots=1, max_attempts=2) as server:
+        deep = ended(server, submit(server, "nest 1500"))
+        failed = ended(server, submit(server, "nest 1500; blunder"))
+        deeper = ended(server, submit(server, "nest 4500; pause 20"))
+        assert (deep["status"], reasons(failed), reasons(deeper)) == ("succeeded", ["error"] * 2, ["error"] * 2)
+        assert deeper["error"]["code"] == "output-too-large"
+        assert sorted(path.name for path in server.job_dir(failed["id"]).glob("attempt-*")) == []
+
+        looked = run_cli(server, "fsck")
+        assert "attempt-1/d" in looked.stdout, looked.stderr
+
+        for job in (deep, failed, deeper):
+            assert call(server, "DELETE", f"/v1/jobs/{job['id']}").status_code == 204
+        collected = run_cli(server, "gc")
+        assert collected.returncode == 0, collected.stderr
+        assert list((server.data_dir / "trash").iterdir()) == []
+        tidy(server)
+
+
+def run_cli(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "service.cli", *arguments]
+    return subprocess.run(command, env=server.environment(), capture_output=True, text=True, check=False, timeout=60)

@@ -74,6 +74,15 @@ def write(ctx: StepContext, name: str, size: str = "1000") -> None:
 
 
 @order
+def nest(ctx: StepContext, depth: str) -> None:
+    """Make folders within folders, so many, beside an artifact."""
+    ctx.output("kept.txt", media_type="text/plain").write_text("kept")
+    for _ in range(int(depth)):  # in its workspace
+        os.mkdir("d")  # noqa: PTH102 - relative to where it is
+        os.chdir("d")
+
+
+@order
 def say(ctx: StepContext, *words: str) -> None:
     ctx.log.info("%s", " ".join(words))
 
