@@ -130,7 +130,7 @@ def jobs(bench: Bench) -> Result:
             "jobs/s, ours / Celery's empty task", ours, result.of("jobs/s", "Celery, empty task"), target=(">=", 1.0)
         )
     result.notes.append(
-        "ours starts a process with limits of its own for every job; the others run all jobs in one process"
+        "ours has a confined process for 64 such jobs, RQ one for every job; the others run all jobs in one, unconfined"
     )
     return result
 

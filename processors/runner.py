@@ -142,9 +142,9 @@ class _Attempt:
         try:
             if not path.is_file():
                 return self._failed(step, started, lost_input())
-            # A child that was killed may have left either behind.
-            discard(partial)
-            discard(folder)
+            if not processor.opaque:  # a child that was killed may have left either behind
+                discard(partial)
+                discard(folder)
             ctx = self._context(step, path, media_type, partial, progress, log)
             facts = checked_facts(processor, processor(ctx, processor.options.model_validate(step.options)))
             artifacts = publish(ctx.outputs, partial=partial, folder=folder, already=self._written, limits=self._limits)
@@ -155,7 +155,8 @@ class _Attempt:
                 log.exception("The processor failed.")
             return self._failed(step, started, failure)
         finally:
-            discard(partial)
+            if not processor.opaque:
+                discard(partial)
         progress.flush()
         self._succeeded(step, started, facts, artifacts)
         return None

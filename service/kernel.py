@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}  #: number of the system call, by machine
+_NICE: Final = 10  #: steps of priority below the API: where cores are short, whoever waits for an answer goes first
+_SLICE: Final = 100_000  #: microseconds at a stretch, the longest there is: who asks for less goes first
 
 
 def call(function: str, *arguments: Any) -> int:
@@ -42,6 +45,22 @@ def version() -> tuple[int, int]:
     """Return the first two numbers of the kernel's version."""
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def give_way() -> None:
+    """Lower the priority of this process, and where the kernel weighs sessions against each other, that of a session of its own.
+
+    With Linux's autogroups (sched(7)) the niceness of a process counts within its session alone, and each attempt has its own.
+    Niceness decides how much of a processor each gets, not who goes first: Linux lets a running process finish its slice, and the
+    disk's own threads, which every sync waits for several times, would sit out one each time. It is cut short for whoever asks for
+    a shorter one.
+    """
+    os.nice(_NICE)
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):  # there is no such thing, or others have done so within a tenth of a second
+            Path("/proc/self/autogroup").write_text(str(_NICE))
+    with suppress(OSError):
+        set_slice(_SLICE)
 
 
 def set_slice(microseconds: int) -> None:

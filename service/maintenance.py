@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from service.deletion import Deleting
+from service.durable import locked
 from service.errors import Conflict, IntakeError, NotFound
 from service.jobs.model import Job
 from service.jobs.notices import is_open
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from service.wiring import Services
 
 log = structlog.get_logger(__name__)
+_AGAIN: Final = 0.5  #: seconds between two tries to be the one that collects
 _BATCH: Final = 64  #: expired jobs at a time: nobody waits long for one of them, nor for the disk beside them
 
 
@@ -39,10 +43,24 @@ def collect(
     dry_run: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Collected:
-    """Delete what has expired by ``now`` and sweep leftovers, until ``stopped``; with ``dry_run`` only count the expired."""
-    store, storage, now = services.store, services.storage, now or services.clock()
+    """Delete what has expired by ``now`` and sweep leftovers, until ``stopped``; with ``dry_run`` only count the expired.
+
+    One process of a machine does so at a time: of two that look at the same jobs, one would find each of them gone.
+    """
+    now = now or services.clock()
     if dry_run:
-        return Collected(expired=sum(1 for _ in _expired(store, now)), swept=0, bytes=0)
+        return Collected(expired=sum(1 for _ in _expired(services.store, now)), swept=0, bytes=0)
+    while not stopped():
+        try:
+            with locked(services.collecting, wait=False) if services.collecting else nullcontext():
+                return _collect(services, now, stopped)
+        except BlockingIOError:
+            time.sleep(_AGAIN)
+    return Collected(expired=0, swept=0, bytes=0)
+
+
+def _collect(services: Services, now: datetime, stopped: Callable[[], bool]) -> Collected:
+    store, storage = services.store, services.storage
     for job_id in list(store.quarantined()):
         store.restore(job_id)  # somebody has mended it, or this version reads what an older one could not
     expired = delete_expired(store, services.delete_all, now, stopped)

@@ -76,6 +76,7 @@ class Services:
     wishes: Wishes
     ending: Callable[[Job], Job]  #: applied within every change that ends a job
     delete_all: Deleting  #: of jobs that have expired
+    collecting: Path | None = None  #: the file whose flock is held by the process that collects them
     let_go: Callable[[], None] = lambda: None  #: of what the parts hold open beside records and counts
     together: Together | None = None  #: commits uploads together, where store and storage can
 
@@ -167,6 +168,7 @@ def build(settings: Settings, *, catalogue: Catalogue | None = None, clock: Cloc
         wishes=_wishes(settings, guard, shared.endpoints),
         ending=_ending(settings, shared.endpoints, clock),
         let_go=shared.close,
+        collecting=root / "engine" / "collect.lock",
         delete_all=partial(delete_together, *on_disk) if on_disk else partial(delete_apart, store, storage),
         together=Together(*on_disk) if on_disk else None,
     )

@@ -139,7 +139,9 @@ def gc(
     """
     from service import maintenance, wiring
     from service.cli.output import field, size, write_one
+    from service.kernel import give_way
 
+    give_way()
     collected = maintenance.collect(wiring.build(settings_of(config, data_dir=data_dir)), dry_run=dry_run)
     found = {"expired": collected.expired, "swept": collected.swept, "bytes": collected.bytes, "dry_run": dry_run}
     rows = {"Expired jobs": field("expired"), "Left-overs": field("swept"), "Freed": size("bytes")}

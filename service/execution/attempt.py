@@ -163,7 +163,6 @@ class AttemptRunner:
         return verdict
 
     def _request(self, job: Job, pipeline: Pipeline, source: Path, files: ExitStack) -> Request:
-        workspace = self._storage.workspace(job.id, job.attempt)
         finished: dict[str, dict[str, Any]] = {}
         for step in job.steps:
             if step.status is StepStatus.SUCCEEDED:
@@ -182,7 +181,7 @@ class AttemptRunner:
             attempt=job.attempt,
             source={"path": str(source), "filename": file.name, "declared_type": file.declared_type, "size": file.size},
             sha256=file.sha256,
-            workdir=str(workspace),
+            workdir="" if descriptor is not None else str(self._storage.workspace(job.id, job.attempt)),
             steps=[
                 {"name": step.name, "processor": step.processor, "options": dict(step.options), "input": step.input}
                 for step in pipeline.steps

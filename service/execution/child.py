@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,15 +22,13 @@ from processors.runner import Finished, Source, run
 from service.durable import holds, is_intact
 from service.execution import broker, wire
 from service.execution.sandbox import confine
-from service.kernel import set_slice
+from service.kernel import give_way
 
 log = logging.getLogger(__name__)
 _DAMAGED: Final = Failure(
     reason="lost_input", code="source-damaged", detail="The stored bytes are not those that were accepted."
 )
 _IDLE: Final = 5.0  #: seconds that a shared process waits for more to do
-_NICE: Final = 10  #: steps of priority below the API: where cores are short, whoever waits for an answer goes first
-_SLICE: Final = 100_000  #: microseconds at a stretch, the longest there is: who asks for less goes first
 
 
 def work(channel: socket.socket, registry: Registry) -> None:
@@ -81,21 +78,6 @@ def _another(channel: socket.socket) -> wire.Request | None:
         return None
     channel.settimeout(None)
     return request
-
-
-def give_way() -> None:
-    """Lower the priority of this process, and where the kernel weighs sessions against each other, that of its session.
-
-    With Linux's autogroups (sched(7)) the niceness of a process counts within its session alone, and each attempt has its own.
-    Niceness decides how much of a processor each gets, not who goes first: Linux lets a running process finish its slice, and the
-    disk's own threads, which every sync waits for several times, would sit out one each time. It is cut short for whoever asks for
-    a shorter one.
-    """
-    os.nice(_NICE)
-    with suppress(OSError):  # there is no such thing, or others have done so within a tenth of a second
-        Path("/proc/self/autogroup").write_text(str(_NICE))
-    with suppress(OSError):
-        set_slice(_SLICE)
 
 
 def perform(request: wire.Request, registry: Registry, reports: wire.Reports) -> None:

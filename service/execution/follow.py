@@ -138,7 +138,7 @@ class Follower:
                 self._end(Reason.TIMEOUT)
             elif self._stop.is_set():
                 self._end(Reason.INTERRUPTED)
-            elif self._bounds.output and _is_beyond(self._bounds.output, workdir):
+            elif self._bounds.output and not self._shared and _is_beyond(self._bounds.output, workdir):
                 self._end(Reason.ERROR, "output-too-large")
             else:
                 self._look_at_record()

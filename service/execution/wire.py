@@ -33,7 +33,7 @@ class Request:
     attempt: int
     source: dict[str, Any]  #: path, filename, declared_type, size
     sha256: str  #: of the source, hexadecimal
-    workdir: str
+    workdir: str  #: empty for a process that is shared, as none of its steps makes anything
     steps: list[dict[str, Any]]  #: name, processor, options, input
     finished: dict[str, dict[str, Any]]  #: by step: facts, and artifacts as name -> [path, media type, size, SHA-256]
     limits: dict[str, int]  #: members of processors.Limits

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from service import maintenance
 from service.clock import HeldClock
 from service.deletion import delete_job
+from service.durable import locked
 from service.errors import Gone, NotFound, OutcomeUnknown
 from service.jobs.notices import Kind, Subscriber, Try, announced, delivering
 from service.maintenance import collect, delete_expired, sweep_job, sweep_uploads
@@ -108,6 +111,20 @@ def test_a_collection_that_is_told_to_stop_stops(services, store, storage, monke
     assert delete_expired(store, services.delete_all, NOON + DAY, stopped=lambda: len(list(store.walk())) <= 2) == 2
     assert delete_expired(store, services.delete_all, NOON + DAY, stopped=lambda: True) == 0
     assert len(list(store.walk())) == 2
+
+
+def test_one_process_collects_at_a_time_and_another_waits_until_it_may_or_is_stopped(services, clock, tmp_path):
+    services = replace(services, collecting=tmp_path / "collect.lock")
+    added(services, DAY)
+    clock.advance(DAY)
+    with ThreadPoolExecutor(1) as threads:
+        with locked(services.collecting):
+            looks = iter([False, True])
+            assert collect(services, stopped=lambda: next(looks)).expired == 0
+            waiting = threads.submit(collect, services)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.1)
+        assert waiting.result(timeout=30).expired == 1
 
 
 def test_a_job_stays_while_something_of_it_waits_to_be_sent_and_keeps_no_other(services, store, monkeypatch):

@@ -145,7 +145,7 @@ def escape_shared(ctx: StepContext) -> Facts:
             "read the record": lambda: (folder / "job.json").read_bytes(),
             "list its folder": lambda: list(folder.iterdir()),
             "list the root": lambda: list(Path("/").iterdir()),
-            "write to its workspace": lambda: _touch(folder / "attempt-1" / "escaped"),
+            "write beside its input": lambda: _touch(folder / "escaped"),
             "write where it is": lambda: _touch(Path("escaped")),
             "write to the temporary folder": lambda: _touch(Path("/tmp/escaped")),
             "fork": _fork,
