@@ -214,6 +214,7 @@ def gc(bench: Bench) -> Result:
         )  # until then the service's own housekeeping leaves them alone
         fill(root, number, expires_at=until)
         with servers.ours(root.parent, data_dir=root, min_free="0", retention="30d", default_pipeline="checksum") as us:
+            _ours(us, 2)  # the start is over
             result.add("p99 ms of a 202, at rest", "file-intake", _p99(us, 200))
             time.sleep(max(0.0, (until - datetime.now(UTC)).total_seconds()))
             began = time.perf_counter()
