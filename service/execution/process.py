@@ -101,10 +101,9 @@ class Processes:
 
         A shared one ends with its launcher, and writes nothing: nobody has to know whether it lives.
         """
-        if not (shared and self._free):
+        process = self._take() if shared else None
+        if process is None:
             process = Process.start(self._launcher, None if shared else lease.fileno())
-        else:
-            process = self._free.pop()
         served = process.served
         try:
             yield process
@@ -116,3 +115,9 @@ class Processes:
             self._free.append(process)
         else:
             process.close()
+
+    def _take(self) -> Process | None:
+        try:
+            return self._free.pop()  # in one step: others take from here at the same time
+        except IndexError:
+            return None

@@ -161,6 +161,7 @@ class Attempt(Value):
     started_at: Moment
     ended_at: Moment | None = None
     reason: Reason | None = None
+    #: Of its process, when that has ended; of one that others shared, nothing is known.
     exit_status: int | None = Field(None, description="As waitpid gave it: exit code, or minus the signal.")
     max_rss: int | None = Field(None, description="Bytes.")
     cpu_seconds: float | None = None
