@@ -75,10 +75,11 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-def upload(server: Server) -> str:
+def upload(server: Server, pipeline: str = "checksum") -> str:
     with httpx.Client(base_url=server.url, trust_env=False, verify=NO_TLS) as http:
         headers = {"Idempotency-Key": "traced"}
-        job = accepted(http.post("/v1/jobs?filename=a.txt&pipeline=checksum", content=b"one\n", headers=headers))
+        query = {"filename": "a.txt", "pipeline": pipeline}
+        job = accepted(http.post("/v1/jobs", params=query, content=b"one\n", headers=headers))
         finished(http, job)
     wait_until(lambda: not list((server.data_dir / "pending").iterdir()), what="the job to be settled")
     job_id: str = job["id"]
@@ -154,11 +155,30 @@ def test_the_process_of_a_small_attempt_makes_few_system_calls_for_all_its_limit
     path = tmp_path / "trace"
 
     with traced(server, path, [zygote], ("all",)):
-        upload(server)
+        upload(server, "identify")
 
-    calls = Counter(
-        line.partition(" ")[0] for line in path.read_text(errors="replace").splitlines() if "resumed>" not in line
-    )
-    children = {pid: count for pid, count in calls.items() if pid != str(zygote)}
+    children = made_by(path)
+    children.pop(zygote)
     assert len(children) == 1, children
     assert max(children.values()) < 160
+
+
+@pytest.mark.parametrize("server", ["none"], indirect=True)
+def test_a_process_that_small_files_share_is_started_once_and_makes_few_calls_for_each(server: Server, tmp_path: Path):
+    upload(server)
+    found = processes(server)
+    path = tmp_path / "trace"
+
+    with traced(server, path, [found.zygote, found.attempt], ("all",)), server.client() as client:
+        client.submit(b"two\n", name="b.txt", pipeline="checksum").wait(timeout=20)
+
+    calls = made_by(path)
+    assert calls.pop(found.zygote, 0) <= 1, "it waits, and forks nothing"
+    assert set(calls) == {found.attempt}
+    assert calls[found.attempt] < 40
+
+
+def made_by(path: Path) -> Counter[int]:
+    """Return how many calls each process made while it was traced."""
+    lines = path.read_text(errors="replace").splitlines()
+    return Counter(int(line.partition(" ")[0]) for line in lines if "resumed>" not in line)
