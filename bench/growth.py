@@ -209,9 +209,7 @@ def gc(bench: Bench) -> Result:
     result = Result(f"P11: deleting {number} expired jobs")
     for count in range(bench.rounds):
         root = bench.folder / f"gc{count}" / "uploads"
-        until = datetime.now(UTC) + timedelta(
-            seconds=within
-        )  # until then the service's own housekeeping leaves them alone
+        until = datetime.now(UTC) + timedelta(seconds=within)  # housekeeping leaves them alone before that
         fill(root, number, expires_at=until)
         with servers.ours(root.parent, data_dir=root, min_free="0", retention="30d", default_pipeline="checksum") as us:
             _ours(us, 2)  # the start is over

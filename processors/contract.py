@@ -27,12 +27,9 @@ from typing import Any, ClassVar
 import pydantic
 from pydantic import ConfigDict
 
-from processors.context import MAX_ARTIFACTS as MAX_ARTIFACTS
-from processors.context import MAX_MEDIA_TYPE as MAX_MEDIA_TYPE
 from processors.context import TYPE_PATTERN
 from processors.context import Facts as Facts
 from processors.context import Limits as Limits
-from processors.context import Output as Output
 from processors.context import StepContext as StepContext
 
 MAX_FACTS_BYTES = 64 * 1024

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from processors.contract import MAX_FACTS_BYTES, Limits, Output, Processor
+from processors.context import Limits, Output
+from processors.contract import MAX_FACTS_BYTES, Processor
 from processors.failure import StepError
 
 if TYPE_CHECKING:

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import structlog
 
 from service.access.quota import Allowance
 from service.batch import Batch
-from service.durable import Disk
 from service.jobs.model import Job
 from service.jobs.store import JobStore, KeyHold
-from service.joint import Joint, Outcomes
+from service.joint import Joint, JointStorage, JointStore, Outcomes
 from service.storage.base import Upload
 
 log = structlog.get_logger(__name__)
@@ -74,23 +72,6 @@ class Apart:
             one.charged(stack)
             one.bind()
             self._store.create(one.job)
-
-
-class JointStorage(Protocol):
-    """A storage whose uploads can be finished together."""
-
-    disk: Disk
-    root: Path
-
-    def place_all(self, uploads: Sequence[Any], joint: Joint) -> list[Exception | None]:
-        """Finish these uploads; they last after the joint's next barrier. Return for each what went wrong."""
-
-
-class JointStore(Protocol):
-    """A store that can commit records together, on the file system of a ``JointStorage``."""
-
-    def create_all(self, jobs: Sequence[Job], joint: Joint) -> list[Exception | None]:
-        """Commit these jobs, and what the joint was given before. Return for each what ``create`` would raise."""
 
 
 class Together:

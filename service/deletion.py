@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Final, Protocol
 
-from service.durable import Disk
 from service.jobs.model import Job
 from service.jobs.store import JobStore
-from service.joint import Joint, Outcomes
+from service.joint import Joint, JointStorage, JointStore, Outcomes
 from service.storage.base import Storage
 
 Check = Callable[[Job], None]
@@ -24,7 +22,10 @@ class Deleting(Protocol):
     """A way to delete expired jobs."""
 
     def __call__(self, job_ids: Sequence[str], check: Check) -> Sequence[Exception | None]:
-        """Delete those of these jobs for which ``check`` does not raise, leaving tombstones; return for each what went wrong."""
+        """Delete those of these jobs, sorted by their ids, for which ``check`` does not raise, and leave tombstones.
+
+        Return for each what went wrong.
+        """
 
 
 def delete_job(store: JobStore, storage: Storage, job_id: str, check: Check, *, tombstone: bool = False) -> None:
@@ -46,28 +47,6 @@ def delete_apart(store: JobStore, storage: Storage, job_ids: Sequence[str], chec
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="delete") as threads:
         return list(threads.map(delete, job_ids))
-
-
-class JointStorage(Protocol):
-    """A storage that can remove the bytes of many jobs together."""
-
-    disk: Disk
-    root: Path
-
-    def delete_all(self, job_ids: Sequence[str], joint: Joint) -> list[Exception | None]:
-        """Remove the bytes of these jobs for good. Return for each what ``delete`` would raise."""
-
-
-class JointStore(Protocol):
-    """A store that can remove many records together, on the file system of a ``JointStorage``."""
-
-    def delete_all(
-        self, job_ids: Sequence[str], check: Check, joint: Joint, *, tombstone: bool = False
-    ) -> list[Exception | None]:
-        """Remove these records for good. Return for each what ``delete`` would raise."""
-
-    def forget(self, job_id: str) -> None:
-        """Drop an id whose bytes are gone."""
 
 
 def delete_together(

@@ -8,10 +8,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar
 
 from service.durable import Disk
 from service.kernel import call, version
+
+if TYPE_CHECKING:
+    from service.jobs.model import Job
 
 T = TypeVar("T")
 _MANY: Final = 4  #: changes from which on it is quicker to sync all of the file system, by measurement
@@ -75,6 +78,34 @@ class Joint:
             action()
         self._folders.clear()
         self._after.clear()
+
+
+class JointStorage(Protocol):
+    """A storage of files, which brings the bytes of many jobs to their places, or removes them, together."""
+
+    disk: Disk
+    root: Path
+
+    def place_all(self, uploads: Sequence[Any], joint: Joint) -> list[Exception | None]:
+        """Finish these uploads; they last after the joint's next barrier. Return for each what went wrong."""
+
+    def delete_all(self, job_ids: Sequence[str], joint: Joint) -> list[Exception | None]:
+        """Remove the bytes of these jobs for good. Return for each what ``delete`` would raise."""
+
+
+class JointStore(Protocol):
+    """A store of files, which commits or removes many records together, on the file system of a ``JointStorage``."""
+
+    def create_all(self, jobs: Sequence[Job], joint: Joint) -> list[Exception | None]:
+        """Commit these jobs, and what the joint was given before. Return for each what ``create`` would raise."""
+
+    def delete_all(
+        self, job_ids: Sequence[str], check: Callable[[Job], None], joint: Joint, *, tombstone: bool = False
+    ) -> list[Exception | None]:
+        """Remove these records, sorted by their ids, for good. Return for each what ``delete`` would raise."""
+
+    def forget(self, job_id: str) -> None:
+        """Drop an id whose bytes are gone."""
 
 
 class Outcomes(Generic[T]):

@@ -155,7 +155,7 @@ class AttemptRunner:
         helpers = self._helpers.get(live.job.pipeline, {})
         verdict = None
         while verdict is None:
-            with self._processes.given(lease, shared=request.descriptor is not None) as process:
+            with self._processes.given(lease, shared=request.is_shared) as process:
                 follower = Follower(
                     process, live=live, store=self._store, bounds=self._bounds, stop=stop, helpers=helpers
                 )

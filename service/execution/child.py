@@ -48,12 +48,12 @@ def work(channel: socket.socket, registry: Registry) -> None:
             level = _confine(request)
         reports.tell({"event": "confined", "level": level})
         perform(request, registry, reports)
-        request = _another(channel) if _close(request) else None
+        request = _another(channel, after=request)
 
 
 def _confine(request: wire.Request) -> list[str]:
     code = map(Path, request.code)
-    if request.descriptor is not None:
+    if request.is_shared:
         os.chdir("/")
         return confine(request.process, readable=code, writable=())
     workdir = Path(request.workdir)
@@ -62,15 +62,11 @@ def _confine(request: wire.Request) -> list[str]:
     return confine(request.process, readable=readable, writable=(workdir,))
 
 
-def _close(request: wire.Request) -> bool:
-    """Close the source that this process was handed; tell whether there is one, which makes it a shared process."""
-    if request.descriptor is None:
-        return False
-    os.close(request.descriptor)
-    return True
-
-
-def _another(channel: socket.socket) -> wire.Request | None:
+def _another(channel: socket.socket, *, after: wire.Request) -> wire.Request | None:
+    """Close the source that a shared process was handed and wait for another; None when none comes, or it is not shared."""
+    if after.descriptor is None:
+        return None
+    os.close(after.descriptor)
     channel.settimeout(_IDLE)
     try:
         request = wire.Request.receive(channel)

@@ -83,7 +83,7 @@ class Follower:
         """
         process = self._process
         process.send(request, self._bounds.grace + 25)
-        self._shared = request.descriptor is not None
+        self._shared = request.is_shared
         self._loop(Path(request.workdir))
         over = self._is_over()
         if not over and self._ending is None:

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from typing import Any, Final, Self
 
@@ -36,25 +36,19 @@ class Process:
     @classmethod
     def start(cls, launcher: Launcher, lease: int | None) -> Self:
         """Start one, which holds ``lease``. Raises NotStartedError."""
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise NotStartedError(f"no attempt can be started: {error}") from error
-        with theirs:
+        with ExitStack() as ours, ExitStack() as theirs:
             try:
-                exit_reader, exit_writer = os.pipe()
+                channel, its_channel = socket.socketpair()
+                ours.enter_context(channel)
+                theirs.enter_context(its_channel)
+                reader, writer = os.pipe()
+                theirs.callback(os.close, writer)
+                exits = ours.enter_context(FileIO(reader))
+                launcher.start(its_channel, writer, lease)
             except OSError as error:
-                ours.close()
                 raise NotStartedError(f"no attempt can be started: {error}") from error
-            started = cls(ours, FileIO(exit_reader))
-            try:
-                launcher.start(theirs, exit_writer, lease)
-            except OSError as error:
-                started.close()
-                raise NotStartedError(f"no attempt can be started: {error}") from error
-            finally:
-                os.close(exit_writer)
-        return started
+            ours.pop_all()
+        return cls(channel, exits)
 
     def send(self, request: Request, timeout: float) -> None:
         """Have it work on ``request``; one that does not take it within ``timeout`` seconds, or has ended, is found out later."""

@@ -41,6 +41,11 @@ class Request:
     code: list[str] = field(default_factory=list)  #: folders of processors that are not installed
     descriptor: int | None = None  #: the source, open for reading, for a process that is shared
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the process may be one that works on others too."""
+        return self.descriptor is not None
+
     def files(self) -> Iterator[str]:
         """Yield the paths of the artifacts that steps may read."""
         for done in self.finished.values():

@@ -225,7 +225,7 @@ class FileJobStore:
             joint,
             get=self.get,
             folder=self.folder,
-            missing=self._missing,
+            lock=self._locked,
             pending=self._pending,
             aside=self._aside,
             drop=lambda jobs: self.listing.remove(jobs, gone_at),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
-from service.durable import open_lock
 from service.errors import RecordCorrupt
 from service.jobs.creating import RECORD, confirm
 from service.jobs.markers import Markers
@@ -25,14 +24,6 @@ class _Record:
         self.id = job_id
         self.folder = folder
         self.job: Job | None = None  #: None while it has not been read, and for a corrupt one
-        self._lock: int | None = None
-
-    def lock(self, missing: Callable[[str], Exception]) -> None:
-        """Take the lock of the job. Raises what ``missing`` returns when there is no such job."""
-        try:
-            self._lock = open_lock(self.folder / "lock")
-        except FileNotFoundError:
-            raise missing(self.id) from None
 
     def read(self, get: Callable[[str], Job], check: Callable[[Job], None]) -> None:
         """Read and check it; a corrupt one goes unchecked."""
@@ -46,11 +37,6 @@ class _Record:
         with suppress(FileNotFoundError):  # it is lost, and that is why it is deleted
             os.rename(f"{self.folder}/{RECORD}", f"{self.folder}/{DELETED}")  # noqa: PTH104 - twice as quick
 
-    def unlock(self) -> None:
-        """Give the lock up, taken or not."""
-        if self._lock is not None:
-            os.close(self._lock)
-
 
 def remove(
     job_ids: Sequence[str],
@@ -59,19 +45,20 @@ def remove(
     *,
     get: Callable[[str], Job],
     folder: Callable[[str], Path],
-    missing: Callable[[str], Exception],
+    lock: Callable[[str], AbstractContextManager[None]],
     pending: Markers,
     aside: Markers,
     drop: Callable[[list[Job]], object],
 ) -> list[Exception | None]:
-    """Remove these records, each in its ``folder``, and ``drop`` those that could be read; return for each its error.
+    """Remove these records, each in its ``folder`` and under its ``lock``; return for each its error.
 
-    Locks are taken in this order. Whoever removes many gives them in the order of their ids: then no two wait for each other.
+    Those that could be read are given to ``drop``. Locks are taken in this order. Whoever removes many gives them in the order of
+    their ids: then no two wait for each other.
     """
     records = [_Record(job_id, folder(job_id)) for job_id in job_ids]
     left = Outcomes(records)
-    try:
-        left.each(lambda record: record.lock(missing))
+    with ExitStack() as locks:
+        left.each(lambda record: locks.enter_context(lock(record.id)))
         left.each(lambda record: record.read(get, check))
         left.each(lambda record: pending.make(record.id))
         joint.folder(pending.folder)
@@ -79,8 +66,5 @@ def remove(
         left.each(_Record.remove)
         confirm(left, [record.folder for record in left], joint)
         left.each(lambda record: aside.remove(record.id))
-    finally:
-        for record in records:
-            record.unlock()
     drop([record.job for record in left if record.job is not None])
     return left.errors
